@@ -1,0 +1,129 @@
+# Needs Go and GNU make; everything else is built from pinned modules into bin/.
+# `make` alone lists the targets.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Each step uses all cores by itself, and the order of `test` is on purpose.
+.NOTPARALLEL:
+MAKEFLAGS += --no-builtin-rules
+
+# What may be set from outside: make fuzz FUZZTIME=5m
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+FUZZTIME ?= 30s
+BENCH ?= .
+BENCHTIME ?= 1s
+IMAGE ?= tollgate:$(VERSION)
+CONTAINER_TOOL ?= $(firstword $(foreach tool,docker podman buildah,$(shell command -v $(tool))))
+# The breaking-change check of config.proto and the templates.
+PROTO_BREAKING = go -C tools/buf tool buf breaking ../../config --against ../../config/testdata/released.binpb --config breaking.yaml
+
+MIXERS := 1.7.8 1.6.14 1.5.10
+MIXER_BINARIES := $(foreach version,$(MIXERS),bin/istio-$(version)/mixs)
+LINTER := bin/golangci-lint
+LINTED := . test/mixer tools/lint tools/proto
+
+.PHONY: help
+help:
+	@awk -F ':.*## ' '/^##@/ { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ Build and try
+
+.PHONY: build
+build: ## Build bin/tollgate, one static binary
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/tollgate ./cmd/tollgate
+
+.PHONY: demo
+demo: build bin/istio-1.7.8/mixs ## Ask Tollgate through the real Mixer and show what it decides
+	@TOLLGATE_BIN=bin/tollgate go -C test/mixer run ./cmd/demo
+
+.PHONY: image
+image: ## Build the container image
+	$(if $(CONTAINER_TOOL),,$(error none of docker, podman and buildah is installed))
+	$(CONTAINER_TOOL) build --build-arg VERSION=$(VERSION) --tag $(IMAGE) .
+
+##@ Test
+
+# What fails quickly comes first, what takes minutes last.
+.PHONY: test
+test: generate-check proto-breaking test-unit lint lint-proof test-mixer ## Run every check there is
+
+.PHONY: test-unit
+test-unit: ## Test the module itself, with the race detector
+	hack/test-race.sh ./...
+	go -C tools/proto test ./...
+
+.PHONY: test-mixer
+test-mixer: build mixer-binaries ## Test against the real Mixer of three Istio releases
+	TOLLGATE_BIN=bin/tollgate go -C test/mixer test -count=1 -timeout=30m ./...
+
+# The linter's packages are compiled as `build` compiles them, so that the two
+# share a cache.
+.PHONY: lint
+lint: $(LINTER) ## Lint the module and the nested ones
+	@export CGO_ENABLED=0 GOFLAGS="$${GOFLAGS:-} -trimpath"; failed=; \
+	for module in $(LINTED); do \
+	  echo "golangci-lint run ($$module)"; \
+	  (cd "$$module" && '$(CURDIR)/$(LINTER)' run --config '$(CURDIR)/.golangci.yaml' ./...) || failed=1; \
+	done; \
+	test -z "$$failed"
+
+.PHONY: lint-proof
+lint-proof: $(LINTER) ## Prove that a forbidden import turns the linter red
+	go -C tools/lint test -count=1 ./...
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME
+	hack/fuzz.sh $(FUZZTIME)
+
+.PHONY: bench
+bench: ## Run the benchmarks; BENCH selects, BENCHTIME prolongs
+	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem ./...
+
+##@ Generated code
+
+.PHONY: generate
+generate: ## Generate code, descriptors and operator resources from the .proto files
+	go -C tools/proto run ./protogen -root ../..
+
+.PHONY: generate-check
+generate-check: ## Fail if what is generated differs from what is there
+	hack/generate-check.sh
+
+.PHONY: proto-breaking
+proto-breaking: ## Fail if a .proto file breaks what users have
+	$(if $(PROTO_BREAKING),,$(error PROTO_BREAKING names no check))
+	$(PROTO_BREAKING)
+
+##@ Keep in order
+
+.PHONY: fmt
+fmt: $(LINTER) ## Format all Go files
+	$(LINTER) fmt
+
+.PHONY: tidy
+tidy: ## Tidy every module
+	@for module in $$(find . -name go.mod -not -path './bin/*' -exec dirname {} \; | sort); do \
+	  echo "go mod tidy ($$module)"; \
+	  go -C "$$module" mod tidy; \
+	done
+
+.PHONY: clean
+clean: ## Remove everything that was built
+	rm -rf bin
+
+##@ Tools, built once and again when their module changes
+
+.PHONY: mixer-binaries
+mixer-binaries: $(MIXER_BINARIES) ## Build the real Mixers; minutes the first time
+
+bin/istio-%/mixs: test/mixer/istio-%/go.mod test/mixer/istio-%/go.sum
+	@echo 'Building the Mixer of Istio $*: one to two minutes the first time.'
+	go -C test/mixer/istio-$* build -o ../../../bin/istio-$*/ tool
+	@touch $@
+
+$(LINTER): tools/lint/go.mod tools/lint/go.sum
+	@echo 'Building the linter: about two minutes the first time.'
+	CGO_ENABLED=0 go -C tools/lint build -trimpath -o ../../$@ tool
+	@touch $@
