@@ -1,0 +1,63 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Problem is one thing wrong with a configuration.
+type Problem struct {
+	// Field is the path of the field, such as headers[0].sha256[1].
+	Field string
+	// Text names the value found, unless it may be a secret, and says what to do.
+	Text string
+}
+
+// String returns the field and the text.
+func (p Problem) String() string { return p.Field + ": " + p.Text }
+
+// Problems is every problem of one configuration, as an error. Its class is [ConfigurationFailure].
+type Problems []Problem
+
+// maxProblemsShown keeps a hostile configuration from filling a log.
+const maxProblemsShown = 20
+
+// Error lists the problems, one after the other.
+func (p Problems) Error() string {
+	var b strings.Builder
+	for i, problem := range p {
+		if i == maxProblemsShown {
+			fmt.Fprintf(&b, "; and %d more", len(p)-i)
+			break
+		}
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		b.WriteString(problem.String())
+	}
+	return b.String()
+}
+
+func (p *Problems) add(field, format string, args ...any) {
+	*p = append(*p, Problem{Field: field, Text: fmt.Sprintf(format, args...)})
+}
+
+// under reports whether any problem concerns the field or something below it.
+func (p Problems) under(field string) bool {
+	for _, problem := range p {
+		rest, ok := strings.CutPrefix(problem.Field, field)
+		if ok && (rest == "" || rest[0] == '.' || rest[0] == '[') {
+			return true
+		}
+	}
+	return false
+}
+
+// quote returns a value found in a configuration in a form that fits into a log line.
+func quote(value string) string {
+	const most = 64
+	if len(value) > most {
+		return fmt.Sprintf("%q… (%d bytes)", strings.ToValidUTF8(value[:most], ""), len(value))
+	}
+	return fmt.Sprintf("%q", value)
+}
