@@ -1,0 +1,68 @@
+package policy
+
+import (
+	"context"
+
+	"github.com/tollgate-mesh/tollgate/config"
+)
+
+// Check is one check of a compiled policy. It is immutable and used by many requests at once.
+type Check interface {
+	// Name labels the check in reasons and metrics.
+	Name() string
+	// Cost says how dear an evaluation is. Cheap checks run first, and only others are given a deadline.
+	Cost() Cost
+	// Evaluate gives the check's verdict on a request. It returns before ctx is done where it can; the caller bounds it anyway.
+	Evaluate(ctx context.Context, request *Request) Verdict
+}
+
+// Cost orders checks.
+type Cost uint8
+
+const (
+	// Instant checks compare values in memory. They run without a deadline of their own and never block.
+	Instant Cost = iota
+	// Compute checks run programs that an operator wrote.
+	Compute
+)
+
+// Kind compiles the checks of one kind.
+type Kind interface {
+	// Compile returns the checks of this kind that the handler names, none if it names none, and every problem found.
+	Compile(handler *config.Handler) ([]Check, config.Problems)
+}
+
+// Result is what a check found.
+type Result uint8
+
+const (
+	// Failed means that the check could not tell. It is the zero value: a verdict that was never filled in passes nobody.
+	Failed Result = iota
+	// Denied means that the request must not pass.
+	Denied
+	// Passed means that the check has nothing against the request.
+	Passed
+)
+
+// Verdict is one check's answer.
+type Verdict struct {
+	// Result is what the check found.
+	Result Result
+	// Reason says why.
+	Reason string
+	// Lifetime bounds the reuse of the answer; zero sets no bound.
+	Lifetime config.Lifetime
+	// Denial overrides what the handler says denied callers are told; nil leaves it. Only where the result is Denied.
+	Denial *config.Denial
+	// Failure is set where the result is Failed.
+	Failure *Failure
+}
+
+// Pass makes a verdict that lets the request pass for as long as the handler says.
+func Pass(reason string) Verdict { return Verdict{Result: Passed, Reason: reason} }
+
+// Deny makes a verdict that stops the request with the handler's denial.
+func Deny(reason string) Verdict { return Verdict{Result: Denied, Reason: reason} }
+
+// Failing makes a verdict of a check that could not tell.
+func Failing(failure *Failure) Verdict { return Verdict{Result: Failed, Failure: failure} }

@@ -1,0 +1,110 @@
+package policy
+
+import "github.com/tollgate-mesh/tollgate/config"
+
+// standing ranks what a verdict means under the modes in force.
+type standing uint8
+
+const (
+	denied standing = iota
+	failedClosed
+	failedOpen
+	passed
+	standings
+)
+
+// Under all, whatever stops the request wins, and a denial is a better answer than a failure. Under any, whatever lets it
+// pass wins; an open failure wins over a denial, flagged and single-use; and a closed failure wins over a denial, because the
+// check that failed might have let the request pass.
+var precedence = map[config.Require][standings]uint8{
+	config.All: {denied: 3, failedClosed: 2, failedOpen: 1, passed: 0},
+	config.Any: {denied: 0, failedClosed: 1, failedOpen: 2, passed: 3},
+}
+
+// combination folds verdicts into a decision. The fold does not depend on the verdicts' order but for which of several equal
+// ones is named in the answer: the first.
+type combination struct {
+	handler  *config.Handler
+	rank     [standings]uint8
+	seen     bool
+	standing standing
+	check    string
+	verdict  Verdict
+	lifetime config.Lifetime
+}
+
+func newCombination(handler *config.Handler) combination {
+	return combination{handler: handler, rank: precedence[handler.Require]}
+}
+
+func (c *combination) standingOf(v Verdict) standing {
+	switch v.Result {
+	case Passed:
+		return passed
+	case Denied:
+		return denied
+	case Failed:
+	}
+	if v.Failure != nil && c.handler.Modes.Of(v.Failure.Class) == config.Open {
+		return failedOpen
+	}
+	return failedClosed
+}
+
+// add takes in a verdict and reports whether nothing that could follow would change the outcome.
+func (c *combination) add(check string, v Verdict) (decided bool) {
+	if v.Result == Failed && v.Failure == nil {
+		v.Failure = Fail(config.EvaluationError, "check %s gave no verdict", check)
+	}
+	s := c.standingOf(v)
+	switch {
+	case !c.seen || c.rank[s] > c.rank[c.standing]:
+		c.seen, c.standing, c.check, c.verdict, c.lifetime = true, s, check, v, v.Lifetime
+	case s == c.standing:
+		c.lifetime = tighter(c.lifetime, v.Lifetime)
+	}
+	return c.rank[c.standing] == uint8(standings-1)
+}
+
+// decision is what the verdicts come to.
+func (c *combination) decision() Decision {
+	if !c.seen {
+		return Fail(config.ConfigurationFailure, "no check is configured").Resolve(c.handler.Modes)
+	}
+	var d Decision
+	switch c.standing {
+	case passed:
+		d = Decision{Code: config.OK, Reason: c.verdict.Reason, Lifetime: tighter(c.handler.Allow, c.lifetime)}
+		if !d.Lifetime.Reusable() {
+			d.Lifetime = config.SingleUse
+		}
+	case denied:
+		denial := &c.handler.Denial
+		if c.verdict.Denial != nil {
+			denial = c.verdict.Denial
+		}
+		d = Decision{Code: denial.Code, Message: denial.Message, HTTP: denial.HTTP, Reason: c.verdict.Reason}
+		if c.handler.Deny.Reusable() {
+			d.Lifetime = tighter(c.handler.Deny, c.lifetime)
+		}
+		if !d.Lifetime.Reusable() {
+			d.Lifetime = config.Lifetime{}
+		}
+	case failedOpen, failedClosed, standings:
+		d = c.verdict.Failure.Resolve(c.handler.Modes)
+	}
+	d.Check = c.check
+	return d
+}
+
+// tighter returns the minimum of each field; a zero lifetime sets no bound.
+func tighter(a, b config.Lifetime) config.Lifetime {
+	switch {
+	case a == config.Lifetime{}:
+		return b
+	case b == config.Lifetime{}:
+		return a
+	default:
+		return config.Lifetime{Duration: min(a.Duration, b.Duration), Uses: min(a.Uses, b.Uses)}
+	}
+}
