@@ -1,0 +1,41 @@
+package mixer
+
+import (
+	"github.com/gogo/protobuf/types"
+	"istio.io/api/mixer/adapter/model/v1beta1"
+	policyv1beta1 "istio.io/api/policy/v1beta1"
+
+	"github.com/tollgate-mesh/tollgate/adapter/policy"
+	"github.com/tollgate-mesh/tollgate/config"
+)
+
+const directHTTPResponseURL = "type.googleapis.com/istio.policy.v1beta1.DirectHttpResponse"
+
+// checkResult is Mixer's form of a decision.
+//
+// Mixer reads an OK of 0/0 as a minute and 10000 uses, so an allow that may not be reused is sent as config.SingleUse, and so is,
+// whatever made it, an allow whose lifetime is not positive in both fields.
+func checkResult(d policy.Decision) *v1beta1.CheckResult {
+	lifetime := d.Lifetime
+	if d.Allowed() && !lifetime.Reusable() {
+		lifetime = config.SingleUse
+	}
+	result := &v1beta1.CheckResult{ValidDuration: lifetime.Duration, ValidUseCount: lifetime.Uses}
+	if d.Allowed() {
+		return result
+	}
+	result.Status.Code = int32(d.Code)
+	result.Status.Message = d.Message
+	if d.HTTP != nil {
+		response := &policyv1beta1.DirectHttpResponse{
+			Code:    policyv1beta1.HttpStatusCode(d.HTTP.Status),
+			Body:    d.HTTP.Body,
+			Headers: d.HTTP.Headers,
+		}
+		// A message of strings and numbers always encodes; were it not so, the denial would go out without its reply.
+		if encoded, err := response.Marshal(); err == nil {
+			result.Status.Details = []*types.Any{{TypeUrl: directHTTPResponseURL, Value: encoded}}
+		}
+	}
+	return result
+}

@@ -1,0 +1,202 @@
+// Package observe is what operators see of the adapter: metrics and logs. Neither shows a secret or anything of a request but
+// the instance's name.
+package observe
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/time/rate"
+
+	"github.com/tollgate-mesh/tollgate/adapter/policy"
+	"github.com/tollgate-mesh/tollgate/config"
+)
+
+// NewLogger makes a logger of the given level (debug, info, warn, error) and format (json, text).
+func NewLogger(w io.Writer, level, format string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("log level is %q; use debug, info, warn or error", level)
+	}
+	options := &slog.HandlerOptions{Level: l}
+	if format == "text" {
+		return slog.New(slog.NewTextHandler(w, options)), nil
+	}
+	return slog.New(slog.NewJSONHandler(w, options)), nil
+}
+
+// Observer counts and logs what the adapter does. It implements the door's Observer.
+type Observer struct {
+	logger   *slog.Logger
+	registry *prometheus.Registry
+
+	decisions *prometheus.CounterVec
+	seconds   *prometheus.HistogramVec
+	compiled  *prometheus.CounterVec
+
+	counters sync.Map // counterKey → prometheus.Counter: the vector's own look-up hashes every label at every call
+	handlers labels
+	failures throttle
+	problems throttle
+}
+
+type counterKey struct {
+	handler, outcome, class string
+}
+
+// New makes an observer with a registry of its own.
+func New(logger *slog.Logger, version string) *Observer {
+	o := &Observer{
+		logger:   logger,
+		registry: prometheus.NewRegistry(),
+		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tollgate_decisions_total",
+			Help: "Decisions by handler, outcome (allow, deny, failed_open, failed_closed) and failure class (none where nothing failed).",
+		}, []string{"handler", "outcome", "class"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "tollgate_decision_seconds",
+			Help:    "Time from a decoded call to its decision, by outcome.",
+			Buckets: []float64{10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1, 2.5},
+		}, []string{"outcome"}),
+		compiled: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tollgate_handlers_compiled_total",
+			Help: "Handler configurations compiled, by result (ok, or the failure class).",
+		}, []string{"result"}),
+	}
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "tollgate_build_info", Help: "Always 1; the version is a label.", ConstLabels: prometheus.Labels{"version": version},
+	})
+	build.Set(1)
+	o.registry.MustRegister(o.decisions, o.seconds, o.compiled, build,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return o
+}
+
+// Registry returns the metrics, for the admin listener and for further collectors.
+func (o *Observer) Registry() *prometheus.Registry { return o.registry }
+
+// Decided counts a decision; logs it at debug; and logs a failure at warn, at most once in ten seconds a handler and class.
+func (o *Observer) Decided(handler *config.Handler, instance string, d policy.Decision, elapsed time.Duration) {
+	key := counterKey{handler: "unknown", outcome: d.Outcome(), class: "none"}
+	if handler != nil {
+		key.handler = o.handlers.bounded(handler.Name)
+	}
+	if d.Failure != nil {
+		key.class = d.Failure.Class.String()
+	}
+	o.counter(key).Inc()
+	o.seconds.WithLabelValues(key.outcome).Observe(elapsed.Seconds())
+
+	if d.Failure != nil {
+		if more, ok := o.failures.allow(key.handler + "/" + key.class); ok {
+			o.logger.Warn("a check failed", "handler", key.handler, "outcome", key.outcome, "class", key.class,
+				"detail", d.Failure.Detail, "like_this_since_last_line", more)
+		}
+	}
+	if o.logger.Enabled(context.Background(), slog.LevelDebug) {
+		o.logger.Debug("decision", "handler", key.handler, "instance", instance, "outcome", key.outcome, "code", d.Code.String(),
+			"check", d.Check, "reason", d.Reason, "valid_duration", d.Lifetime.Duration.String(), "valid_use_count", d.Lifetime.Uses,
+			"revision", d.Revision, "elapsed", elapsed.String())
+	}
+}
+
+func (o *Observer) counter(key counterKey) prometheus.Counter {
+	if cached, ok := o.counters.Load(key); ok {
+		if counter, ok := cached.(prometheus.Counter); ok {
+			return counter
+		}
+	}
+	counter := o.decisions.WithLabelValues(key.handler, key.outcome, key.class)
+	o.counters.Store(key, counter)
+	return counter
+}
+
+// Compiled counts a compiled handler, and logs it: at info where it can decide, at warn with every problem where not.
+func (o *Observer) Compiled(p *policy.Policy, elapsed time.Duration) {
+	handler := p.Handler()
+	failure := p.Failure()
+	if failure == nil {
+		o.compiled.WithLabelValues("ok").Inc()
+		o.logger.Info("handler compiled", "handler", handler.Name, "fingerprint", handler.Fingerprint, "checks", p.Checks(),
+			"modes", handler.Modes.String(), "elapsed", elapsed.String())
+		return
+	}
+	o.compiled.WithLabelValues(failure.Class.String()).Inc()
+	if more, ok := o.problems.allow(handler.Name); ok {
+		o.logger.Warn("a handler cannot decide", "handler", handler.Name, "fingerprint", handler.Fingerprint, "class", failure.Class.String(),
+			"mode", handler.Modes.Of(failure.Class).String(), "detail", failure.Detail, "like_this_since_last_line", more)
+	}
+}
+
+// labels bounds the values of a label whose values others choose.
+type labels struct {
+	mu   sync.RWMutex
+	seen map[string]bool
+}
+
+// maxHandlers is how many handlers get a label of their own.
+const maxHandlers = 200
+
+func (l *labels) bounded(name string) string {
+	l.mu.RLock()
+	known, full := l.seen[name], len(l.seen) >= maxHandlers
+	l.mu.RUnlock()
+	if known {
+		return name
+	}
+	if full {
+		return "other"
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.seen == nil {
+		l.seen = map[string]bool{}
+	}
+	if len(l.seen) >= maxHandlers && !l.seen[name] {
+		return "other"
+	}
+	l.seen[name] = true
+	return name
+}
+
+// throttle lets one event of a kind through in ten seconds, and counts those it holds back.
+type throttle struct {
+	mu    sync.Mutex
+	kinds map[string]*kind
+}
+
+type kind struct {
+	sometimes rate.Sometimes
+	held      int
+}
+
+const (
+	throttleInterval = 10 * time.Second
+	// maxKinds bounds the memory; past it everything new shares one kind.
+	maxKinds = 1000
+)
+
+func (t *throttle) allow(name string) (held int, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.kinds == nil {
+		t.kinds = map[string]*kind{}
+	}
+	if t.kinds[name] == nil && len(t.kinds) >= maxKinds {
+		name = "other"
+	}
+	k := t.kinds[name]
+	if k == nil {
+		k = &kind{sometimes: rate.Sometimes{Interval: throttleInterval}}
+		t.kinds[name] = k
+	}
+	k.held++
+	k.sometimes.Do(func() { held, ok, k.held = k.held-1, true, 0 })
+	return held, ok
+}

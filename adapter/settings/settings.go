@@ -1,0 +1,179 @@
+// Package settings is the configuration of the process: what whoever deploys the adapter writes, as opposed to what operators
+// write in handlers. Every setting has a default; a file is read strictly, and unknown keys are errors.
+package settings
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Settings is the whole configuration of a process. See docs/settings.md, which a test keeps complete.
+type Settings struct {
+	// Listen is the host:port for Mixer.
+	Listen string `yaml:"listen"`
+	// Admin is the host:port for health, metrics and profiles; empty for none.
+	Admin string `yaml:"admin"`
+	// AllowPlaintext consents to listeners that others than this machine can reach without encryption.
+	AllowPlaintext bool `yaml:"allow_plaintext"`
+	// EvaluationTimeout bounds a decision of handlers that set no bound of their own.
+	EvaluationTimeout time.Duration `yaml:"evaluation_timeout"`
+	// Log says what is logged, to standard error.
+	Log Log `yaml:"log"`
+	// Secrets says where named secrets come from.
+	Secrets Secrets `yaml:"secrets"`
+	// Limits bounds what the process takes on.
+	Limits Limits `yaml:"limits"`
+	// Shutdown says how the process ends.
+	Shutdown Shutdown `yaml:"shutdown"`
+}
+
+// Log says what is logged.
+type Log struct {
+	// Level is debug, info, warn or error. At debug every decision is a line.
+	Level string `yaml:"level"`
+	// Format is json or text.
+	Format string `yaml:"format"`
+}
+
+// Secrets says where named secrets come from.
+type Secrets struct {
+	// Directory holds one file a secret.
+	Directory string `yaml:"directory"`
+	// Files maps names to files.
+	Files map[string]string `yaml:"files"`
+}
+
+// Limits bounds what the process takes on.
+type Limits struct {
+	// MessageBytes is the largest call that is received.
+	MessageBytes int `yaml:"message_bytes"`
+	// ConcurrentChecks is how many policies are evaluated at once.
+	ConcurrentChecks int `yaml:"concurrent_checks"`
+	// QueueWait is how long a check waits for its turn before it counts as overload.
+	QueueWait time.Duration `yaml:"queue_wait"`
+	// Handlers bounds the cache of compiled handlers.
+	Handlers Handlers `yaml:"handlers"`
+}
+
+// Handlers bounds the cache of compiled handlers.
+type Handlers struct {
+	// Entries is how many are kept.
+	Entries int `yaml:"entries"`
+	// Bytes is how many bytes of params they may come from in all.
+	Bytes int `yaml:"bytes"`
+	// Compiling is how many are compiled at once.
+	Compiling int `yaml:"compiling"`
+	// Waiting is how many more may wait for their turn.
+	Waiting int `yaml:"waiting"`
+	// RetryAfter is how long one that could not be compiled is not tried again.
+	RetryAfter time.Duration `yaml:"retry_after"`
+}
+
+// Shutdown says how the process ends.
+type Shutdown struct {
+	// Drain is how long calls are still served after the process said it is not ready: longer than callers take to notice.
+	Drain time.Duration `yaml:"drain"`
+	// Timeout is how long calls under way may take to finish after that.
+	Timeout time.Duration `yaml:"timeout"`
+}
+
+// Default returns the settings that hold without any file.
+func Default() Settings {
+	return Settings{
+		Listen:            "127.0.0.1:44225",
+		Admin:             "127.0.0.1:44226",
+		EvaluationTimeout: 500 * time.Millisecond,
+		Log:               Log{Level: "info", Format: "json"},
+		Limits: Limits{
+			MessageBytes:     16 << 20,
+			ConcurrentChecks: 256,
+			QueueWait:        10 * time.Millisecond,
+			Handlers:         Handlers{Entries: 256, Bytes: 4 << 20, Compiling: 1, Waiting: 64, RetryAfter: 5 * time.Second},
+		},
+		Shutdown: Shutdown{Timeout: 10 * time.Second},
+	}
+}
+
+// Read returns the defaults with the file's settings over them. It does not validate; flags may still follow.
+func Read(path string) (Settings, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return Settings{}, fmt.Errorf("settings: %w", err)
+	}
+	s, err := Parse(content)
+	if err != nil {
+		return Settings{}, fmt.Errorf("settings: %s: %w", path, err)
+	}
+	return s, nil
+}
+
+// Parse returns the defaults with the settings of one YAML document over them. An empty document changes nothing.
+func Parse(document []byte) (Settings, error) {
+	s := Default()
+	decoder := yaml.NewDecoder(bytes.NewReader(document))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(&s); err != nil && !errors.Is(err, io.EOF) {
+		return Settings{}, err
+	}
+	if err := decoder.Decode(new(any)); !errors.Is(err, io.EOF) {
+		return Settings{}, errors.New("has more than one document; keep one")
+	}
+	return s, nil
+}
+
+// Validate returns every problem of the settings, joined; nil if there is none.
+func (s Settings) Validate() error {
+	var problems []error
+	add := func(bad bool, format string, args ...any) {
+		if bad {
+			problems = append(problems, fmt.Errorf(format, args...))
+		}
+	}
+	_, _, err := net.SplitHostPort(s.Listen)
+	add(err != nil, "listen is %q; write host:port, such as 127.0.0.1:44225", s.Listen)
+	if s.Admin != "" {
+		_, _, err = net.SplitHostPort(s.Admin)
+		add(err != nil, "admin is %q; write host:port, or nothing for no admin listener", s.Admin)
+	}
+	add(!slices.Contains([]string{"debug", "info", "warn", "error"}, s.Log.Level), "log.level is %q; use debug, info, warn or error", s.Log.Level)
+	add(s.Log.Format != "json" && s.Log.Format != "text", "log.format is %q; use json or text", s.Log.Format)
+	for name, file := range s.Secrets.Files {
+		add(name == "" || file == "", "secrets.files has %q: %q; give every secret a name and a file", name, file)
+	}
+	for _, d := range []struct {
+		key         string
+		value       time.Duration
+		least, most time.Duration
+	}{
+		{"evaluation_timeout", s.EvaluationTimeout, time.Millisecond, time.Minute},
+		{"limits.queue_wait", s.Limits.QueueWait, 0, time.Second},
+		{"limits.handlers.retry_after", s.Limits.Handlers.RetryAfter, 100 * time.Millisecond, time.Hour},
+		{"shutdown.drain", s.Shutdown.Drain, 0, time.Hour},
+		{"shutdown.timeout", s.Shutdown.Timeout, 0, time.Hour},
+	} {
+		add(d.value < d.least || d.value > d.most, "%s is %s; use %s to %s", d.key, d.value, d.least, d.most)
+	}
+	for _, n := range []struct {
+		key         string
+		value       int
+		least, most int
+	}{
+		{"limits.message_bytes", s.Limits.MessageBytes, 64 << 10, 1 << 30},
+		{"limits.concurrent_checks", s.Limits.ConcurrentChecks, 1, 1 << 20},
+		{"limits.handlers.entries", s.Limits.Handlers.Entries, 1, 1 << 20},
+		{"limits.handlers.bytes", s.Limits.Handlers.Bytes, 64 << 10, 1 << 30},
+		{"limits.handlers.compiling", s.Limits.Handlers.Compiling, 1, 256},
+		{"limits.handlers.waiting", s.Limits.Handlers.Waiting, 0, 1 << 20},
+	} {
+		add(n.value < n.least || n.value > n.most, "%s is %d; use %d to %d", n.key, n.value, n.least, n.most)
+	}
+	return errors.Join(problems...)
+}
