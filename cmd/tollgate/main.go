@@ -1,0 +1,35 @@
+// Command tollgate is the out-of-process policy and telemetry adapter for Istio's Mixer.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	// A second signal ends the process at once, because the first one restores the default.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	if err := rootCommand().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "tollgate:", err)
+		os.Exit(1)
+	}
+}
+
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "tollgate",
+		Short: "Policy and telemetry adapter for Istio's Mixer",
+		Long: "Tollgate answers Mixer's checks: against expected headers, or against Rego policies.\n" +
+			"It never lets a request pass silently: what happens when a check cannot decide is the operator's choice, cause by cause.",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(serveCommand(), healthcheckCommand(), operatorconfigCommand(), versionCommand())
+	return root
+}
