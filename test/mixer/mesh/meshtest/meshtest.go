@@ -1,0 +1,91 @@
+// Package meshtest starts the parts of a mesh for a test: they end with the test, and their logs are shown when it
+// fails.
+package meshtest
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/tollgate-mesh/tollgate/test/mixer/mesh"
+)
+
+// StartTimeout bounds the start of one part, including the build of a binary that is missing.
+const StartTimeout = 20 * time.Minute
+
+// Tollgate starts Tollgate.
+func Tollgate(t *testing.T, opts mesh.TollgateOptions) *mesh.Tollgate {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), StartTimeout)
+	defer cancel()
+	if opts.Dir == "" {
+		opts.Dir = t.TempDir()
+	}
+	tollgate, err := mesh.StartTollgate(ctx, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		showLog(t, "tollgate", tollgate.Log)
+		if err := tollgate.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return tollgate
+}
+
+// Mixer starts a release's Mixer and fails the test if it rejects any of its configuration: Mixer itself would go on
+// without the rejected resource and allow everything.
+func Mixer(t *testing.T, version string, opts mesh.MixerOptions) *mesh.Mixer {
+	t.Helper()
+	mixer := LenientMixer(t, version, opts)
+	NoConfigErrors(t, mixer)
+	return mixer
+}
+
+// LenientMixer starts a Mixer whose configuration may be wrong.
+func LenientMixer(t *testing.T, version string, opts mesh.MixerOptions) *mesh.Mixer {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), StartTimeout)
+	defer cancel()
+	if opts.Dir == "" {
+		opts.Dir = t.TempDir()
+	}
+	mixer, err := mesh.StartMixer(ctx, version, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		showLog(t, "mixs "+version, mixer.Log)
+		if err := mixer.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return mixer
+}
+
+// Apply gives Mixer resources and waits until it uses them.
+func Apply(t *testing.T, mixer *mesh.Mixer, name, text string) {
+	t.Helper()
+	if err := mixer.ApplyAndSync(t.Context(), name, text); err != nil {
+		t.Fatal(err)
+	}
+	NoConfigErrors(t, mixer)
+}
+
+// NoConfigErrors fails the test if Mixer rejected anything of its newest configuration.
+func NoConfigErrors(t *testing.T, mixer *mesh.Mixer) {
+	t.Helper()
+	for _, problem := range mixer.ConfigErrors() {
+		t.Errorf("mixs %s rejects: %s", mixer.Version, problem)
+	}
+	if t.Failed() {
+		t.FailNow()
+	}
+}
+
+func showLog(t *testing.T, name string, log *mesh.Log) {
+	if t.Failed() {
+		t.Logf("log of %s:\n%s", name, log)
+	}
+}
