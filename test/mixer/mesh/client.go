@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sort"
+	"strconv"
 	"time"
 
 	"github.com/gogo/protobuf/proto"
@@ -108,7 +109,7 @@ func (m *Mixer) CheckQuota(ctx context.Context, attributes Attributes, amounts m
 	}
 	request := &mixerpb.CheckRequest{Attributes: compressed}
 	if len(amounts) > 0 {
-		request.DeduplicationId = fmt.Sprint(time.Now().UnixNano())
+		request.DeduplicationId = strconv.FormatInt(time.Now().UnixNano(), 10)
 		request.Quotas = make(map[string]mixerpb.CheckRequest_QuotaParams, len(amounts))
 		for name, amount := range amounts {
 			request.Quotas[name] = mixerpb.CheckRequest_QuotaParams{Amount: amount, BestEffort: true}

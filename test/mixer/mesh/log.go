@@ -1,6 +1,8 @@
 package mesh
 
 import (
+	"io"
+	"math"
 	"os"
 	"strings"
 )
@@ -28,21 +30,20 @@ func (l *Log) Mark() Mark {
 
 // Since returns what was written after the mark.
 func (l *Log) Since(m Mark) string {
-	text := l.String()
-	if int(m) >= len(text) {
+	f, err := os.Open(l.path)
+	if err != nil {
 		return ""
 	}
-	return text[m:]
-}
-
-// String returns the whole log.
-func (l *Log) String() string {
-	data, err := os.ReadFile(l.path)
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.NewSectionReader(f, int64(m), math.MaxInt64-int64(m)))
 	if err != nil {
 		return ""
 	}
 	return string(data)
 }
+
+// String returns the whole log.
+func (l *Log) String() string { return l.Since(0) }
 
 // Lines returns the lines after the mark that contain all the given texts.
 func (l *Log) Lines(m Mark, texts ...string) []string {

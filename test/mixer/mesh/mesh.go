@@ -22,9 +22,8 @@ var Versions = []string{"1.7.8", "1.6.14", "1.5.10"}
 const Namespace = "istio-system"
 
 const (
-	defaultStartTimeout = 30 * time.Second
-	defaultStopTimeout  = 30 * time.Second
-	pollInterval        = 20 * time.Millisecond
+	defaultTimeout = 30 * time.Second
+	pollInterval   = 20 * time.Millisecond
 )
 
 // WaitFor polls until check returns nil, and fails with check's last error when ctx ends first. It says what it

@@ -11,19 +11,14 @@ import (
 	"sync"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 )
 
 const (
 	manifestName   = "attributemanifest"
 	generationName = "00-generation"
-
-	// generationNamespace keeps the harness's own rule away from every request of a test: a rule outside the
-	// configuration namespace holds for its namespace alone.
-	generationNamespace = "mesh-generation"
-	generationHeader    = "x-mesh-generation"
-
-	startAttempts = 3
+	startAttempts  = 3
 )
 
 // MixerOptions say how to start a Mixer.
@@ -64,7 +59,7 @@ type Mixer struct {
 	conn       *grpc.ClientConn
 }
 
-// StartMixer starts a release's Mixer with the given configuration and waits until it answers checks with it. A
+// StartMixer starts a release's Mixer with the given configuration and waits until it serves with it. A
 // resource that Mixer rejects is no error here, as it is none to Mixer: see ConfigErrors.
 func StartMixer(ctx context.Context, version string, opts MixerOptions) (*Mixer, error) {
 	binaries, err := orDefault(opts.Binaries)
@@ -122,7 +117,7 @@ func (m *Mixer) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := withDefaultTimeout(ctx, defaultStartTimeout)
+	ctx, cancel := withDefaultTimeout(ctx)
 	defer cancel()
 	first := m.Addr == ""
 	for attempt := 1; ; attempt++ {
@@ -154,17 +149,14 @@ func (m *Mixer) choosePorts() error {
 	if err != nil {
 		return err
 	}
-	m.closeConn()
 	m.Addr, m.MonitoringAddr = loopback(api), loopback(monitoring)
 	return nil
 }
 
 func (m *Mixer) start(ctx context.Context, binary string) error {
 	m.changing()
-	generation, err := m.nextGeneration()
-	if err != nil {
-		return err
-	}
+	// A connection from before a restart may not have noticed yet.
+	m.closeConn()
 	ctrlz, err := freePort()
 	if err != nil {
 		return err
@@ -185,7 +177,8 @@ func (m *Mixer) start(ctx context.Context, binary string) error {
 	}
 	m.slot.set(p)
 	defer m.setSynced()
-	return p.waitReady(ctx, func(ctx context.Context) error { return m.atGeneration(ctx, generation) })
+	// Mixer builds its first configuration before it serves.
+	return p.waitReady(ctx, m.serving)
 }
 
 // Apply writes one or more YAML documents under a name of the caller's choice, or replaces what the name held.
@@ -249,19 +242,23 @@ func (m *Mixer) ApplyAndSync(ctx context.Context, name, text string) error {
 	return m.Sync(ctx)
 }
 
-// Sync waits until Mixer uses everything that was applied and deleted before, which takes up to two seconds. It
-// looks at a decision rather than at the log: a rule of the harness's own numbers the configuration, and Mixer
-// answers with the number.
+// Sync waits until Mixer uses everything that was applied and deleted before, which takes up to two seconds. No
+// request is sent for it, so no adapter sees any: a rule of the harness's own, which Mixer must reject, makes the log
+// tell which configuration was built.
 func (m *Mixer) Sync(ctx context.Context) error {
-	ctx, cancel := withDefaultTimeout(ctx, defaultStartTimeout)
+	ctx, cancel := withDefaultTimeout(ctx)
 	defer cancel()
+	mark := m.Log.Mark()
 	generation, err := m.nextGeneration()
 	if err != nil {
 		return err
 	}
 	defer m.setSynced()
-	return WaitFor(ctx, "Mixer to use its configuration", func(ctx context.Context) error {
-		return m.atGeneration(ctx, generation)
+	return WaitFor(ctx, "Mixer to use its configuration", func(context.Context) error {
+		if !inUse(m.Log.Since(mark), generation) {
+			return fmt.Errorf("no sign of configuration %d in the log", generation)
+		}
+		return nil
 	})
 }
 
@@ -277,35 +274,20 @@ func (m *Mixer) nextGeneration() (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.generation++
-	return m.generation, m.write(filepath.Join(m.config, generationName+".yaml"), fmt.Sprintf(`apiVersion: config.istio.io/v1alpha2
-kind: rule
-metadata:
-  name: generation
-  namespace: %s
-spec:
-  responseHeaderOperations:
-  - name: %s
-    values: ['"%d"']
-`, generationNamespace, generationHeader, m.generation))
+	return m.generation, m.write(filepath.Join(m.config, generationName+".yaml"), generationRule(m.generation))
 }
 
-func (m *Mixer) atGeneration(ctx context.Context, want int) error {
-	v, err := m.Check(ctx, Attributes{
-		"context.reporter.kind": "inbound",
-		"destination.namespace": generationNamespace,
-	})
+// serving waits for the connection, which is ready once Mixer talks HTTP/2.
+func (m *Mixer) serving(context.Context) error {
+	conn, err := m.client()
 	if err != nil {
 		return err
 	}
-	for _, op := range v.ResponseHeaders {
-		if op.Name == generationHeader {
-			if have, err := strconv.Atoi(op.Value); err != nil || have < want {
-				return fmt.Errorf("at configuration %s, not yet %d", op.Value, want)
-			}
-			return nil
-		}
+	conn.Connect()
+	if state := conn.GetState(); state != connectivity.Ready {
+		return fmt.Errorf("connection is %v", state)
 	}
-	return fmt.Errorf("no configuration yet, want %d", want)
+	return nil
 }
 
 // ConfigErrors returns what Mixer had to complain about since the last changes: those made between the last two

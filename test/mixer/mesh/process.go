@@ -9,7 +9,6 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
-	"time"
 )
 
 // process is one running child, in a process group of its own.
@@ -66,7 +65,7 @@ func (p *process) running() bool {
 // stop asks the child to end and kills it if it has not when ctx ends. The error tells how it ended, nil for exit
 // status 0.
 func (p *process) stop(ctx context.Context) error {
-	ctx, cancel := withDefaultTimeout(ctx, defaultStopTimeout)
+	ctx, cancel := withDefaultTimeout(ctx)
 	defer cancel()
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("stopping %s: %w", p.name, err)
@@ -99,7 +98,7 @@ func (p *process) waitReady(ctx context.Context, ready func(context.Context) err
 	go func() {
 		select {
 		case <-p.done:
-			cancel(fmt.Errorf("%w: %v", errExited, p.err))
+			cancel(errors.Join(errExited, p.err))
 		case <-ctx.Done():
 		}
 	}()
@@ -125,9 +124,9 @@ func (s *slot) set(p *process) {
 }
 
 // withDefaultTimeout bounds ctx unless the caller already did.
-func withDefaultTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+func withDefaultTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return context.WithCancel(ctx)
 	}
-	return context.WithTimeout(ctx, d)
+	return context.WithTimeout(ctx, defaultTimeout)
 }

@@ -100,7 +100,7 @@ func (t *Tollgate) Start(ctx context.Context) error {
 	if t.Running() {
 		return errors.New("tollgate is already running")
 	}
-	ctx, cancel := withDefaultTimeout(ctx, defaultStartTimeout)
+	ctx, cancel := withDefaultTimeout(ctx)
 	defer cancel()
 	mark := t.Log.Mark()
 	p, err := startProcess("tollgate", t.binary, t.args, t.opts.Env, t.opts.Dir, t.Log)
