@@ -37,6 +37,7 @@ const (
 	MaxMessageBytes      = 1024
 	MaxBodyBytes         = 64 << 10
 	MaxResponseHeaders   = 64
+	MaxHeaderValueBytes  = 8 << 10
 	MinEvaluationTimeout = time.Millisecond
 	MaxEvaluationTimeout = time.Minute
 )
@@ -47,7 +48,8 @@ const DefaultDenialMessage = "not authorized"
 // Parse decodes and validates params as Mixer encoded them.
 //
 // The handler is never nil. With problems, only its Name, Fingerprint and Modes are meaningful, and the modes are closed
-// throughout unless the failure section itself decoded and has no problem. No problem shows an expected value.
+// throughout unless the failure section itself decoded and has no problem. No problem shows an expected value. Of very many
+// problems about a hundred are listed, and that there are more.
 func Parse(params []byte) (*Handler, Problems) {
 	message := &configpb.Params{}
 	if err := proto.Unmarshal(params, message); err != nil {
@@ -59,7 +61,7 @@ func Parse(params []byte) (*Handler, Problems) {
 	var problems Problems
 	unknown(&problems, "", message.ProtoReflect())
 	handler := validate(&problems, message)
-	if problems.under("failure") || problems.under("fail_close") {
+	if slices.ContainsFunc(problems, func(p Problem) bool { return decidesModes(p.Field) }) {
 		handler.Modes = Modes{}
 	}
 	slices.SortStableFunc(problems, func(a, b Problem) int { return strings.Compare(a.Field, b.Field) })
@@ -404,6 +406,8 @@ func NewHTTPResponse(status int64, body string, headers map[string]string) (*HTT
 			problems.add(path, "is no HTTP header name; use letters, digits and '-'")
 		case !httpguts.ValidHeaderFieldValue(value):
 			problems.add(path, "has a value with control characters; write one line of text")
+		case len(value) > MaxHeaderValueBytes:
+			problems.add(path, "has a value of %d bytes; use at most %d", len(value), MaxHeaderValueBytes)
 		case strings.EqualFold(key, "Set-Cookie") && strings.Contains(value, ","):
 			problems.add(path, "has a comma, at which Mixer splits cookies; use Max-Age in place of Expires")
 		default:

@@ -38,19 +38,27 @@ func (p Problems) Error() string {
 	return b.String()
 }
 
+// maxProblems keeps a hostile configuration of a few megabytes from making gigabytes of text.
+const maxProblems = 100
+
+// add appends a problem while there is room, then once a word that there are more. One of the failure section still follows
+// that: the modes hang on it, so a flood of others must not hide it.
 func (p *Problems) add(field, format string, args ...any) {
-	*p = append(*p, Problem{Field: field, Text: fmt.Sprintf(format, args...)})
+	if len(*p) == maxProblems {
+		*p = append(*p, Problem{Field: "params", Text: fmt.Sprintf("has more than the %d problems listed; mend these first", maxProblems)})
+	}
+	if len(*p) < maxProblems || len(*p) == maxProblems+1 && decidesModes(field) {
+		*p = append(*p, Problem{Field: field, Text: fmt.Sprintf(format, args...)})
+	}
 }
 
-// under reports whether any problem concerns the field or something below it.
-func (p Problems) under(field string) bool {
-	for _, problem := range p {
-		rest, ok := strings.CutPrefix(problem.Field, field)
-		if ok && (rest == "" || rest[0] == '.' || rest[0] == '[') {
-			return true
-		}
-	}
-	return false
+// decidesModes reports whether the failure modes are read from the field.
+func decidesModes(field string) bool { return within("failure", field) || within("fail_close", field) }
+
+// within reports whether path is the field or something below it.
+func within(field, path string) bool {
+	rest, ok := strings.CutPrefix(path, field)
+	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
 // quote returns a value found in a configuration in a form that fits into a log line.

@@ -18,10 +18,16 @@ func unknown(problems *Problems, prefix string, message protoreflect.Message) {
 			break
 		}
 		rest = rest[size:]
-		if reported[number] {
+		field := message.Descriptor().Fields().ByNumber(number)
+		if reported[number] || field == nil && len(reported) > maxProblems {
 			continue
 		}
 		reported[number] = true
+		if field != nil {
+			// The library keeps a known field here too, if it comes in another wire type.
+			problems.add(prefix+string(field.Name()), "is encoded as another type than this version reads; check that the adapter resource is the one that belongs to this version")
+			continue
+		}
 		problems.add(fmt.Sprintf("%s(field %d)", prefix, number), "is not known to this version of tollgate; upgrade every replica before the params that use it")
 	}
 	message.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {

@@ -25,10 +25,14 @@ func NewLogger(w io.Writer, level, format string) (*slog.Logger, error) {
 		return nil, fmt.Errorf("log level is %q; use debug, info, warn or error", level)
 	}
 	options := &slog.HandlerOptions{Level: l}
-	if format == "text" {
+	switch format {
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, options)), nil
+	case "text":
 		return slog.New(slog.NewTextHandler(w, options)), nil
+	default:
+		return nil, fmt.Errorf("log format is %q; use json or text", format)
 	}
-	return slog.New(slog.NewJSONHandler(w, options)), nil
 }
 
 // Observer counts and logs what the adapter does. It implements the door's Observer.

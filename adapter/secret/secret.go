@@ -62,6 +62,7 @@ func (s *Secret) Digests() ([]config.Digest, error) {
 type Store struct {
 	sources Sources
 	logger  *slog.Logger
+	recheck time.Duration
 
 	mu      sync.RWMutex // guards secrets
 	secrets map[string]*Secret
@@ -70,7 +71,7 @@ type Store struct {
 // Open reads all secrets once. It fails where the directory cannot be listed, because then no name could be told from a
 // mistyped one; a secret whose own file cannot be read is merely unavailable.
 func Open(sources Sources, logger *slog.Logger) (*Store, error) {
-	s := &Store{sources: sources, logger: logger, secrets: map[string]*Secret{}}
+	s := &Store{sources: sources, logger: logger, recheck: defaultRecheck, secrets: map[string]*Secret{}}
 	if sources.Directory != "" {
 		if _, err := os.ReadDir(sources.Directory); err != nil {
 			return nil, fmt.Errorf("secrets.directory: %w", err)
@@ -105,8 +106,8 @@ func (s *Store) Unavailable() []string {
 const (
 	// settle lets a burst of events, such as a Secret's symlink swap, end before the files are read.
 	settle = 50 * time.Millisecond
-	// recheck finds changes on file systems that report none.
-	recheck = 30 * time.Second
+	// defaultRecheck finds changes on file systems that report none.
+	defaultRecheck = 30 * time.Second
 )
 
 // Watch follows the files until ctx is done. Where the system reports no changes it looks every 30 seconds.
@@ -114,35 +115,59 @@ func (s *Store) Watch(ctx context.Context) error {
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
 		s.logger.Warn("secrets are looked at every 30s, because the system reports no file changes", "error", err)
-		watcher = &fsnotify.Watcher{}
+		watcher = nil
 	} else {
 		defer func() { _ = watcher.Close() }()
-		for directory := range s.directories() {
-			if err := watcher.Add(directory); err != nil {
-				s.logger.Warn("secrets in a directory are looked at every 30s, because it cannot be watched", "directory", directory, "error", err)
-			}
-		}
 	}
-	poll := time.NewTicker(recheck)
+	// A change between reading and watching would be missed, so it is: watch, then read.
+	unwatched := map[string]bool{}
+	look := func() {
+		s.watchDirectories(watcher, unwatched)
+		s.reload()
+	}
+	look()
+	poll := time.NewTicker(s.recheck)
 	defer poll.Stop()
-	var settled <-chan time.Time
+	var (
+		events  <-chan fsnotify.Event
+		errs    <-chan error
+		settled <-chan time.Time
+	)
+	if watcher != nil {
+		events, errs = watcher.Events, watcher.Errors
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-watcher.Events:
+		case <-events:
 			if settled == nil {
 				settled = time.After(settle)
 			}
-		case err := <-watcher.Errors:
+		case err := <-errs:
 			s.logger.Warn("watching secrets", "error", err)
-			s.reload()
+			look()
 		case <-settled:
 			settled = nil
-			s.reload()
+			look()
 		case <-poll.C:
-			s.reload()
+			look()
 		}
+	}
+}
+
+// watchDirectories watches every directory, those that were missing or replaced since the last time among them. It remembers
+// in unwatched which cannot be watched, to say so once.
+func (s *Store) watchDirectories(watcher *fsnotify.Watcher, unwatched map[string]bool) {
+	if watcher == nil {
+		return
+	}
+	for directory := range s.directories() {
+		err := watcher.Add(directory)
+		if err != nil && !unwatched[directory] {
+			s.logger.Warn("secrets in a directory are looked at every 30s, because it cannot be watched", "directory", directory, "error", err)
+		}
+		unwatched[directory] = err != nil
 	}
 }
 
@@ -158,7 +183,7 @@ func (s *Store) directories() map[string]bool {
 	return directories
 }
 
-// reload reads every file. A secret whose file is gone stays known and becomes unavailable.
+// reload reads every file. A secret whose file is gone stays known and becomes unavailable. Only one reload runs at a time.
 func (s *Store) reload() {
 	paths := map[string]string{}
 	if s.sources.Directory != "" {
@@ -167,45 +192,59 @@ func (s *Store) reload() {
 			s.logger.Error("secrets directory", "error", err)
 		}
 		for _, entry := range entries {
-			if !strings.HasPrefix(entry.Name(), ".") {
+			if !strings.HasPrefix(entry.Name(), ".") && !entry.IsDir() {
 				paths[entry.Name()] = filepath.Join(s.sources.Directory, entry.Name())
 			}
 		}
 	}
 	maps.Copy(paths, s.sources.Files)
-
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.mu.RLock()
 	for name := range s.secrets {
 		if _, ok := paths[name]; !ok {
 			paths[name] = filepath.Join(s.sources.Directory, name)
 		}
 	}
+	s.mu.RUnlock()
+
 	for name, path := range paths {
+		// Without the lock: a file system that hangs must not hold up those who look for other secrets.
 		digests, err := read(path)
-		secret, known := s.secrets[name]
-		if !known {
-			secret = &Secret{}
-			secret.state.Store(&state{err: errors.New("is new")})
-			s.secrets[name] = secret
-		}
-		before := secret.state.Swap(&state{digests: digests, err: err})
-		switch {
-		case err != nil && (!known || before.err == nil):
-			s.logger.Error("a secret is unavailable", "secret", name, "error", err)
-		case err == nil && known && !slices.Equal(before.digests, digests):
-			s.logger.Info("a secret changed", "secret", name, "values", len(digests))
-		}
+		s.publish(name, &state{digests: digests, err: err})
+	}
+}
+
+// publish makes now the state of a secret, which may be new.
+func (s *Store) publish(name string, now *state) {
+	s.mu.Lock()
+	secret, known := s.secrets[name]
+	if !known {
+		secret = &Secret{}
+		s.secrets[name] = secret
+	}
+	before := secret.state.Swap(now)
+	s.mu.Unlock()
+	switch {
+	case now.err != nil && (!known || before.err == nil):
+		s.logger.Error("a secret is unavailable", "secret", name, "error", now.err)
+	case now.err == nil && known && !slices.Equal(before.digests, now.digests):
+		s.logger.Info("a secret changed", "secret", name, "values", len(now.digests))
 	}
 }
 
 // read returns the digests of a file's values: one value a line, white space around it and empty lines left out, so that the
 // newline which editors add is no part of it and several values can be valid during a rotation.
 func read(path string) ([]config.Digest, error) {
-	file, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	// To open a named pipe would wait for somebody to write.
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("the file %s does not exist", path)
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is no regular file", path)
 	}
+	file, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}

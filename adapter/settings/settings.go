@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
+	"regexp"
 	"slices"
 	"time"
 
@@ -121,12 +123,65 @@ func Parse(document []byte) (Settings, error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(document))
 	decoder.KnownFields(true)
 	if err := decoder.Decode(&s); err != nil && !errors.Is(err, io.EOF) {
-		return Settings{}, err
+		return Settings{}, readable(err)
 	}
 	if err := decoder.Decode(new(any)); !errors.Is(err, io.EOF) {
 		return Settings{}, errors.New("has more than one document; keep one")
 	}
+	var root yaml.Node
+	if err := yaml.Unmarshal(document, &root); err != nil {
+		return Settings{}, err
+	}
+	for _, top := range root.Content {
+		if err := errors.Join(suspicious(top, "")...); err != nil {
+			return Settings{}, err
+		}
+	}
 	return s, nil
+}
+
+// goWords are what the library says of Go's types, and what that means in the file.
+var goWords = []struct {
+	pattern *regexp.Regexp
+	plain   string
+}{
+	{regexp.MustCompile(`field (\S+) not found in type \S+`), "$1 is no setting here; docs/settings.md lists them"},
+	{regexp.MustCompile(`into time\.Duration`), "into a duration; write one such as 500ms"},
+	{regexp.MustCompile(`into settings\.\S+`), "into settings; write keys and values"},
+}
+
+// readable tells a mistake in the file in the file's words, one a line.
+func readable(err error) error {
+	var wrong *yaml.TypeError
+	if !errors.As(err, &wrong) {
+		return err
+	}
+	var problems []error
+	for _, text := range wrong.Errors {
+		for _, word := range goWords {
+			text = word.pattern.ReplaceAllString(text, word.plain)
+		}
+		problems = append(problems, errors.New(text))
+	}
+	return errors.Join(problems...)
+}
+
+// suspicious returns what the library accepts and takes for something else than the writer meant: a key without a value, which
+// would leave the default, and a fraction, which would be cut.
+func suspicious(node *yaml.Node, path string) []error {
+	var problems []error
+	for i := 0; node.Kind == yaml.MappingNode && i+1 < len(node.Content); i += 2 {
+		key, value := path+node.Content[i].Value, node.Content[i+1]
+		switch value.ShortTag() {
+		case "!!null":
+			problems = append(problems, fmt.Errorf(`line %d: %s has no value; write one, "" for an empty one, or remove the key`, value.Line, key))
+		case "!!float":
+			problems = append(problems, fmt.Errorf("line %d: %s is %s; write a whole number, or quotes around a text", value.Line, key, value.Value))
+		default:
+			problems = append(problems, suspicious(value, key+".")...)
+		}
+	}
+	return problems
 }
 
 // Validate returns every problem of the settings, joined; nil if there is none.
@@ -145,7 +200,8 @@ func (s Settings) Validate() error {
 	}
 	add(!slices.Contains([]string{"debug", "info", "warn", "error"}, s.Log.Level), "log.level is %q; use debug, info, warn or error", s.Log.Level)
 	add(s.Log.Format != "json" && s.Log.Format != "text", "log.format is %q; use json or text", s.Log.Format)
-	for name, file := range s.Secrets.Files {
+	for _, name := range slices.Sorted(maps.Keys(s.Secrets.Files)) {
+		file := s.Secrets.Files[name]
 		add(name == "" || file == "", "secrets.files has %q: %q; give every secret a name and a file", name, file)
 	}
 	for _, d := range []struct {

@@ -7,8 +7,10 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 
 	"github.com/tollgate-mesh/tollgate/adapter/settings"
 )
@@ -33,6 +35,9 @@ func healthcheckCommand() *cobra.Command {
 			}
 			defer func() { _ = connection.Close() }()
 			reply, err := healthpb.NewHealthClient(connection).Check(ctx, &healthpb.HealthCheckRequest{Service: service})
+			if status.Code(err) == codes.NotFound {
+				return fmt.Errorf("healthcheck: %s has no service %q; leave --service out to ask about the whole adapter", address, service)
+			}
 			if err != nil {
 				return fmt.Errorf("healthcheck: %s does not answer; check the address and that `tollgate serve` runs: %w", address, err)
 			}

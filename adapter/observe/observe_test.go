@@ -1,0 +1,341 @@
+package observe_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tollgate-mesh/tollgate/adapter/observe"
+	"github.com/tollgate-mesh/tollgate/adapter/policy"
+	"github.com/tollgate-mesh/tollgate/config"
+)
+
+// buffer is a logger's output, safe for many writers.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+// lines returns what was logged since the last call, and checks that it is JSON, one object a line.
+func (b *buffer) lines(t *testing.T) []map[string]any {
+	t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var all []map[string]any
+	for line := range strings.Lines(b.b.String()) {
+		fields := map[string]any{}
+		require.NoError(t, json.Unmarshal([]byte(line), &fields), line)
+		assert.NotContains(t, line, "planted")
+		delete(fields, "time")
+		all = append(all, fields)
+	}
+	b.b.Reset()
+	return all
+}
+
+func newObserver(t *testing.T, level string) (*observe.Observer, *buffer) {
+	t.Helper()
+	written := &buffer{}
+	logger, err := observe.NewLogger(written, level, "json")
+	require.NoError(t, err)
+	return observe.New(logger, "v1.2.3"), written
+}
+
+// samples returns the values of a counter, or a histogram's counts, by "label=value" in the order of the labels' names.
+func samples(t *testing.T, o *observe.Observer, name string) map[string]int {
+	t.Helper()
+	families, err := o.Registry().Gather()
+	require.NoError(t, err)
+	found := map[string]int{}
+	for _, family := range families {
+		if family.GetName() != name {
+			continue
+		}
+		for _, metric := range family.GetMetric() {
+			var labels []string
+			for _, label := range metric.GetLabel() {
+				labels = append(labels, label.GetName()+"="+label.GetValue())
+			}
+			found[strings.Join(labels, ",")] = int(metric.GetCounter().GetValue()+metric.GetGauge().GetValue()) + int(metric.GetHistogram().GetSampleCount())
+		}
+	}
+	return found
+}
+
+var (
+	shop  = &config.Handler{Name: "shop", Fingerprint: "0123456789ab"}
+	allow = policy.Decision{Lifetime: config.Lifetime{Duration: 5 * time.Second, Uses: 100}, Check: "header/key", Reason: "header_match", Revision: "0123456789ab"}
+)
+
+func failure(class config.FailureClass, detail string) policy.Decision {
+	return policy.Fail(class, "%s", detail).Resolve(config.Modes{}.With(config.Timeout, config.Open))
+}
+
+func TestDecisionsAreCounted(t *testing.T) {
+	t.Parallel()
+	o, _ := newObserver(t, "error")
+	for range 3 {
+		o.Decided(shop, "i", allow, time.Millisecond)
+	}
+	o.Decided(shop, "i", policy.Decision{Code: config.PermissionDenied}, time.Millisecond)
+	o.Decided(shop, "i", failure(config.Timeout, "d"), time.Millisecond)
+	o.Decided(shop, "i", failure(config.DependencyDown, "d"), time.Millisecond)
+	o.Decided(nil, "i", failure(config.MalformedRequest, "d"), time.Millisecond)
+	assert.Equal(t, map[string]int{
+		"class=none,handler=shop,outcome=allow":                         3,
+		"class=none,handler=shop,outcome=deny":                          1,
+		"class=timeout,handler=shop,outcome=failed_open":                1,
+		"class=dependency_down,handler=shop,outcome=failed_closed":      1,
+		"class=malformed_request,handler=unknown,outcome=failed_closed": 1,
+	}, samples(t, o, "tollgate_decisions_total"))
+	assert.Equal(t, map[string]int{"outcome=allow": 3, "outcome=deny": 1, "outcome=failed_open": 1, "outcome=failed_closed": 2},
+		samples(t, o, "tollgate_decision_seconds"))
+	assert.Equal(t, map[string]int{"version=v1.2.3": 1}, samples(t, o, "tollgate_build_info"))
+}
+
+// Operators choose names, and unnamed handlers are called by a fingerprint: without a bound every change would be a new series.
+func TestHandlerLabelsAreBounded(t *testing.T) {
+	t.Parallel()
+	o, _ := newObserver(t, "error")
+	for round := range 2 {
+		for i := range 300 {
+			o.Decided(&config.Handler{Name: fmt.Sprint("h", i)}, "i", allow, 0)
+		}
+		counts := samples(t, o, "tollgate_decisions_total")
+		assert.Len(t, counts, 201)
+		assert.Equal(t, 100*(round+1), counts["class=none,handler=other,outcome=allow"])
+		assert.Equal(t, round+1, counts["class=none,handler=h199,outcome=allow"])
+	}
+}
+
+func TestDecisionLine(t *testing.T) {
+	t.Parallel()
+	o, written := newObserver(t, "debug")
+	o.Decided(shop, "auth.instance.ns", allow, 1500*time.Microsecond)
+	assert.Equal(t, []map[string]any{{
+		"level": "DEBUG", "msg": "decision", "handler": "shop", "instance": "auth.instance.ns", "outcome": "allow", "code": "OK", "check": "header/key",
+		"reason": "header_match", "valid_duration": "5s", "valid_use_count": 100.0, "revision": "0123456789ab", "elapsed": "1.5ms",
+	}}, written.lines(t))
+
+	o.Decided(shop, "auth.instance.ns", failure(config.Timeout, "check rego took longer than its budget"), time.Second)
+	assert.Equal(t, []map[string]any{
+		{
+			"level": "WARN", "msg": "a check failed", "handler": "shop", "outcome": "failed_open", "class": "timeout",
+			"detail": "check rego took longer than its budget", "like_this_since_last_line": 0.0,
+		},
+		{
+			"level": "DEBUG", "msg": "decision", "handler": "shop", "instance": "auth.instance.ns", "outcome": "failed_open", "code": "OK", "check": "",
+			"reason": "timeout", "valid_duration": "-1s", "valid_use_count": 1.0, "revision": "", "elapsed": "1s",
+		},
+	}, written.lines(t))
+
+	// What a caller is told may hold what the policy took from the request, and the handler holds digests.
+	secret := policy.Decision{
+		Code: config.Unauthenticated, Message: "planted message",
+		HTTP: &config.HTTPResponse{Status: 401, Body: "planted body", Headers: map[string]string{"X-Planted": "planted"}},
+	}
+	holder := &config.Handler{
+		Name: "holder", Headers: []config.HeaderCheck{{Secrets: []string{"planted"}}}, Rego: &config.RegoPolicy{Modules: []string{"planted"}},
+		Denial: config.Denial{Message: "planted"},
+	}
+	o.Decided(holder, "auth.instance.ns", secret, 0)
+	assert.Len(t, written.lines(t), 1, "lines looks for what was planted")
+}
+
+func TestNoDecisionLineAtInfo(t *testing.T) {
+	t.Parallel()
+	o, written := newObserver(t, "info")
+	o.Decided(shop, "i", allow, 0)
+	o.Decided(shop, "i", policy.Decision{Code: config.PermissionDenied}, 0)
+	assert.Empty(t, written.lines(t))
+}
+
+func TestFailuresAreThrottled(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o, written := newObserver(t, "info")
+		fail := func(h *config.Handler, class config.FailureClass, times int) {
+			for range times {
+				o.Decided(h, "i", failure(class, "d"), 0)
+			}
+		}
+		summary := func() []string {
+			var all []string
+			for _, line := range written.lines(t) {
+				all = append(all, fmt.Sprint(line["handler"], " ", line["class"], " ", line["like_this_since_last_line"]))
+			}
+			return all
+		}
+		other := &config.Handler{Name: "other-shop"}
+		fail(shop, config.Timeout, 100)
+		fail(shop, config.Panic, 2)
+		fail(other, config.Timeout, 2)
+		assert.Equal(t, []string{"shop timeout 0", "shop panic 0", "other-shop timeout 0"}, summary(), "one line a handler and class")
+
+		time.Sleep(9 * time.Second)
+		fail(shop, config.Timeout, 1)
+		assert.Empty(t, summary())
+		time.Sleep(2 * time.Second)
+		fail(shop, config.Timeout, 5)
+		assert.Equal(t, []string{"shop timeout 100"}, summary(), "and what was held back is counted")
+		time.Sleep(11 * time.Second)
+		fail(shop, config.Timeout, 1)
+		assert.Equal(t, []string{"shop timeout 4"}, summary())
+	})
+}
+
+// However many handlers fail, the memory for their throttles and the log stay bounded.
+func TestThrottlesAreBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o, written := newObserver(t, "warn")
+		for i := range 3000 {
+			handler := &config.Handler{Name: fmt.Sprint("h", i)}
+			o.Compiled(policy.Broken(handler, policy.Fail(config.ConfigurationFailure, "d")), 0)
+		}
+		assert.Len(t, written.lines(t), 1001)
+		for i := range 3000 {
+			o.Decided(&config.Handler{Name: fmt.Sprint("h", i)}, "i", failure(config.Panic, "d"), 0)
+		}
+		assert.Len(t, written.lines(t), 201)
+	})
+}
+
+// check passes everybody.
+type check struct{}
+
+func (check) Name() string                                             { return "stub" }
+func (check) Cost() policy.Cost                                        { return policy.Instant }
+func (check) Evaluate(context.Context, *policy.Request) policy.Verdict { return policy.Pass("") }
+func (check) Compile(*config.Handler) ([]policy.Check, config.Problems) {
+	return []policy.Check{check{}}, nil
+}
+
+func TestCompiled(t *testing.T) {
+	t.Parallel()
+	o, written := newObserver(t, "info")
+	compiler := &policy.Compiler{Kinds: []policy.Kind{check{}}}
+	opened := *shop
+	opened.Modes = config.Modes{}.With(config.ConfigurationFailure, config.Open)
+	opened.Headers = []config.HeaderCheck{{Name: "planted", Secrets: []string{"planted"}}}
+
+	o.Compiled(compiler.Compile(&opened, nil), time.Millisecond)
+	assert.Equal(t, []map[string]any{{
+		"level": "INFO", "msg": "handler compiled", "handler": "shop", "fingerprint": "0123456789ab", "checks": []any{"stub"},
+		"modes": "open: configuration", "elapsed": "1ms",
+	}}, written.lines(t))
+
+	o.Compiled(compiler.Compile(&opened, config.Problems{{Field: "a", Text: "b"}, {Field: "c", Text: "d"}}), time.Millisecond)
+	o.Compiled(compiler.Compile(&opened, config.Problems{{Field: "a", Text: "b"}}), time.Millisecond)
+	assert.Equal(t, []map[string]any{{
+		"level": "WARN", "msg": "a handler cannot decide", "handler": "shop", "fingerprint": "0123456789ab", "class": "configuration",
+		"mode": "open", "detail": "a: b; c: d", "like_this_since_last_line": 0.0,
+	}}, written.lines(t))
+
+	o.Compiled(policy.Broken(shop, policy.Fail(config.Panic, "d")), time.Millisecond)
+	assert.Equal(t, map[string]int{"result=ok": 1, "result=configuration": 2, "result=panic": 1}, samples(t, o, "tollgate_handlers_compiled_total"))
+}
+
+// docs/observability.md names every metric with its labels, and no other.
+func TestMetricsAreDocumented(t *testing.T) {
+	t.Parallel()
+	o, _ := newObserver(t, "error")
+	o.Decided(shop, "i", allow, 0)
+	o.Compiled(policy.Broken(shop, policy.Fail(config.Panic, "d")), 0)
+	families, err := o.Registry().Gather()
+	require.NoError(t, err)
+	got := map[string][]string{}
+	for _, family := range families {
+		assert.NotEmpty(t, family.GetHelp(), family.GetName())
+		if strings.HasPrefix(family.GetName(), "go_") || strings.HasPrefix(family.GetName(), "process_") {
+			continue
+		}
+		var labels []string
+		for _, label := range family.GetMetric()[0].GetLabel() {
+			labels = append(labels, label.GetName())
+		}
+		got[family.GetName()] = labels
+	}
+
+	content, err := os.ReadFile("../../docs/observability.md")
+	require.NoError(t, err)
+	documented := map[string][]string{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `(tollgate_[a-z_]+)` \\| ([^|]*) \\|").FindAllStringSubmatch(string(content), -1) {
+		labels := regexp.MustCompile("[a-z_]+").FindAllString(row[2], -1)
+		slices.Sort(labels)
+		documented[row[1]] = labels
+	}
+	assert.Equal(t, documented, got)
+	assert.NotEmpty(t, slices.Collect(maps.Keys(got)))
+}
+
+func TestNewLogger(t *testing.T) {
+	t.Parallel()
+	var b bytes.Buffer
+	logger, err := observe.NewLogger(&b, "warn", "text")
+	require.NoError(t, err)
+	logger.Info("not this")
+	logger.Warn("this", "error", errors.New("because"))
+	assert.Regexp(t, `^time=\S+ level=WARN msg=this error=because\n$`, b.String())
+
+	for _, level := range []string{"debug", "info", "warn", "error"} {
+		logger, err := observe.NewLogger(&b, level, "json")
+		require.NoError(t, err)
+		var want slog.Level
+		require.NoError(t, want.UnmarshalText([]byte(level)))
+		assert.True(t, logger.Enabled(t.Context(), want))
+		assert.False(t, logger.Enabled(t.Context(), want-1))
+	}
+	_, err = observe.NewLogger(&b, "loud", "json")
+	require.EqualError(t, err, `log level is "loud"; use debug, info, warn or error`)
+	_, err = observe.NewLogger(&b, "info", "xml")
+	require.EqualError(t, err, `log format is "xml"; use json or text`)
+}
+
+func TestManyAtOnce(t *testing.T) {
+	t.Parallel()
+	o, _ := newObserver(t, "debug")
+	const goroutines, each = 8, 200
+	var all sync.WaitGroup
+	for g := range goroutines {
+		all.Go(func() {
+			for i := range each {
+				handler := &config.Handler{Name: fmt.Sprint("h", (g+i)%250)}
+				o.Decided(handler, "i", allow, 0)
+				o.Decided(handler, "i", failure(config.Panic, "d"), 0)
+				o.Compiled(policy.Broken(handler, policy.Fail(config.Panic, "d")), 0)
+				if i%50 == 0 {
+					_, err := o.Registry().Gather()
+					assert.NoError(t, err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	var total int
+	for _, count := range samples(t, o, "tollgate_decisions_total") {
+		total += count
+	}
+	assert.Equal(t, 2*goroutines*each, total)
+}

@@ -1,0 +1,323 @@
+package settings_test
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tollgate-mesh/tollgate/adapter/settings"
+)
+
+const everything = `
+listen: 0.0.0.0:1
+admin: ""
+allow_plaintext: true
+evaluation_timeout: 1m30s
+log:
+  level: debug
+  format: text
+secrets:
+  directory: /secrets
+  files:
+    a: /a
+    b: /b
+limits:
+  message_bytes: 1
+  concurrent_checks: 2
+  queue_wait: 3ms
+  handlers:
+    entries: 4
+    bytes: 5
+    compiling: 6
+    waiting: 7
+    retry_after: 8s
+shutdown:
+  drain: 9s
+  timeout: 10m
+`
+
+func TestParseReadsEverySetting(t *testing.T) {
+	t.Parallel()
+	got, err := settings.Parse([]byte(everything))
+	require.NoError(t, err)
+	want := settings.Settings{
+		Listen:            "0.0.0.0:1",
+		AllowPlaintext:    true,
+		EvaluationTimeout: 90 * time.Second,
+		Log:               settings.Log{Level: "debug", Format: "text"},
+		Secrets:           settings.Secrets{Directory: "/secrets", Files: map[string]string{"a": "/a", "b": "/b"}},
+		Limits: settings.Limits{
+			MessageBytes: 1, ConcurrentChecks: 2, QueueWait: 3 * time.Millisecond,
+			Handlers: settings.Handlers{Entries: 4, Bytes: 5, Compiling: 6, Waiting: 7, RetryAfter: 8 * time.Second},
+		},
+		Shutdown: settings.Shutdown{Drain: 9 * time.Second, Timeout: 10 * time.Minute},
+	}
+	assert.Equal(t, want, got)
+	for _, key := range keys(reflect.TypeFor[settings.Settings](), "") {
+		leaf := key[strings.LastIndexByte(key, '.')+1:]
+		assert.Contains(t, everything, leaf+":", "%s is missing in this test", key)
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	t.Parallel()
+	require.NoError(t, settings.Default().Validate())
+	for _, document := range []string{"", "\n", "# nothing\n", "---\n", "---\n# nothing\n", "{}\n"} {
+		got, err := settings.Parse([]byte(document))
+		require.NoError(t, err, "%q", document)
+		assert.Equal(t, settings.Default(), got, "%q", document)
+	}
+	got, err := settings.Parse([]byte("limits: {handlers: {waiting: 0}}"))
+	require.NoError(t, err)
+	want := settings.Default()
+	want.Limits.Handlers.Waiting = 0
+	assert.Equal(t, want, got, "what is beside a setting keeps its default")
+}
+
+func TestParseIsStrict(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ document, problem string }{
+		"unknown keys":                    {"lisen: x\nfoo: 1", "line 1: lisen is no setting here; docs/settings.md lists them\nline 2: foo is no setting here; docs/settings.md lists them"},
+		"unknown key in a section":        {"limits:\n  handlers:\n    entry: 1", "line 3: entry is no setting here; docs/settings.md lists them"},
+		"key in the wrong section":        {"message_bytes: 1", "line 1: message_bytes is no setting here; docs/settings.md lists them"},
+		"key in camel case":               {"evaluationTimeout: 1s", "line 1: evaluationTimeout is no setting here; docs/settings.md lists them"},
+		"two documents":                   {"listen: a\n---\nadmin: b", "has more than one document; keep one"},
+		"a second, empty document":        {"listen: a\n---\n", "has more than one document; keep one"},
+		"a second, broken document":       {"listen: a\n---\n\t{", "yaml: line 3: found character that cannot start any token"},
+		"the same key twice":              {"listen: a\nlisten: b", `line 2: mapping key "listen" already defined at line 1`},
+		"text for a number":               {"limits:\n  concurrent_checks: many", "line 2: cannot unmarshal !!str `many` into int"},
+		"text for a bool":                 {"\nallow_plaintext: \"true\"", "line 2: cannot unmarshal !!str `true` into bool"},
+		"number for a duration":           {"evaluation_timeout: 5", "line 1: cannot unmarshal !!int `5` into a duration; write one such as 500ms"},
+		"text for a duration":             {"evaluation_timeout: soon", "line 1: cannot unmarshal !!str `soon` into a duration; write one such as 500ms"},
+		"list for a text":                 {"listen: [a]", "line 1: cannot unmarshal !!seq into string"},
+		"text for a section":              {"log: debug", "line 1: cannot unmarshal !!str `debug` into settings; write keys and values"},
+		"a list":                          {"- listen: a", "line 1: cannot unmarshal !!seq into settings; write keys and values"},
+		"too large a number":              {"limits: {handlers: {entries: 99999999999999999999}}", "line 1: cannot unmarshal !!float `9999999...` into int"},
+		"no YAML":                         {"a: b: c", "yaml: mapping values are not allowed in this context"},
+		"several wrong types":             {"listen: {}\nadmin: []", "line 1: cannot unmarshal !!map into string\nline 2: cannot unmarshal !!seq into string"},
+		"a key without a value":           {"log: {level: debug}\nadmin:\n", `line 2: admin has no value; write one, "" for an empty one, or remove the key`},
+		"a section without a value":       {"limits:\n  handlers:\n", `line 2: limits.handlers has no value; write one, "" for an empty one, or remove the key`},
+		"null":                            {"secrets: {files: {a: ~, b: null}}", "line 1: secrets.files.a has no value; write one, \"\" for an empty one, or remove the key\nline 1: secrets.files.b has no value; write one, \"\" for an empty one, or remove the key"},
+		"a fraction, which would be cut":  {"limits:\n  concurrent_checks: 1.9", "line 2: limits.concurrent_checks is 1.9; write a whole number, or quotes around a text"},
+		"an alias that contains itself":   {"secrets: &a {files: *a}", "yaml: anchor 'a' value contains itself"},
+		"a key that is no text":           {"[a]: b", "line 1: cannot unmarshal !!seq into string"},
+		"a reference to nothing":          {"listen: *a", "yaml: unknown anchor 'a' referenced"},
+		"a bad duration beside good ones": {"shutdown: {drain: 1s, timeout: 1}", "line 1: cannot unmarshal !!int `1` into a duration; write one such as 500ms"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := settings.Parse([]byte(c.document))
+			require.Error(t, err)
+			assert.Equal(t, c.problem, err.Error())
+		})
+	}
+}
+
+func TestRead(t *testing.T) {
+	t.Parallel()
+	directory := t.TempDir()
+	file := filepath.Join(directory, "settings.yaml")
+
+	_, err := settings.Read(file)
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.ErrorContains(t, err, "settings: open "+file)
+
+	require.NoError(t, os.WriteFile(file, []byte("admin: localhost:1\n"), 0o600))
+	got, err := settings.Read(file)
+	require.NoError(t, err)
+	want := settings.Default()
+	want.Admin = "localhost:1"
+	assert.Equal(t, want, got)
+
+	require.NoError(t, os.WriteFile(file, []byte("admim: localhost:1\n"), 0o600))
+	_, err = settings.Read(file)
+	assert.EqualError(t, err, "settings: "+file+": line 1: admim is no setting here; docs/settings.md lists them")
+}
+
+// Every bound, at it and one past it.
+func TestBounds(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		key         string
+		set         func(*settings.Settings, int64)
+		least, most int64
+		problem     string
+	}{
+		{"evaluation_timeout", func(s *settings.Settings, v int64) { s.EvaluationTimeout = time.Duration(v) }, 1e6, 60e9, "use 1ms to 1m0s"},
+		{"limits.queue_wait", func(s *settings.Settings, v int64) { s.Limits.QueueWait = time.Duration(v) }, 0, 1e9, "use 0s to 1s"},
+		{"limits.handlers.retry_after", func(s *settings.Settings, v int64) { s.Limits.Handlers.RetryAfter = time.Duration(v) }, 100e6, 3600e9, "use 100ms to 1h0m0s"},
+		{"shutdown.drain", func(s *settings.Settings, v int64) { s.Shutdown.Drain = time.Duration(v) }, 0, 3600e9, "use 0s to 1h0m0s"},
+		{"shutdown.timeout", func(s *settings.Settings, v int64) { s.Shutdown.Timeout = time.Duration(v) }, 0, 3600e9, "use 0s to 1h0m0s"},
+		{"limits.message_bytes", func(s *settings.Settings, v int64) { s.Limits.MessageBytes = int(v) }, 65536, 1 << 30, "use 65536 to 1073741824"},
+		{"limits.concurrent_checks", func(s *settings.Settings, v int64) { s.Limits.ConcurrentChecks = int(v) }, 1, 1 << 20, "use 1 to 1048576"},
+		{"limits.handlers.entries", func(s *settings.Settings, v int64) { s.Limits.Handlers.Entries = int(v) }, 1, 1 << 20, "use 1 to 1048576"},
+		{"limits.handlers.bytes", func(s *settings.Settings, v int64) { s.Limits.Handlers.Bytes = int(v) }, 65536, 1 << 30, "use 65536 to 1073741824"},
+		{"limits.handlers.compiling", func(s *settings.Settings, v int64) { s.Limits.Handlers.Compiling = int(v) }, 1, 256, "use 1 to 256"},
+		{"limits.handlers.waiting", func(s *settings.Settings, v int64) { s.Limits.Handlers.Waiting = int(v) }, 0, 1 << 20, "use 0 to 1048576"},
+	} {
+		t.Run(c.key, func(t *testing.T) {
+			t.Parallel()
+			for _, v := range []int64{c.least, c.most} {
+				s := settings.Default()
+				c.set(&s, v)
+				require.NoError(t, s.Validate())
+			}
+			for _, v := range []int64{c.least - 1, c.most + 1, math.MinInt64, math.MaxInt64} {
+				s := settings.Default()
+				c.set(&s, v)
+				err := s.Validate()
+				require.Error(t, err)
+				assert.Regexp(t, "^"+regexp.QuoteMeta(c.key)+" is [-0-9a-zµ.]+; "+c.problem+"$", err.Error())
+			}
+		})
+	}
+}
+
+func TestValidate(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change  func(*settings.Settings)
+		problem string
+	}{
+		"listen without a port": {func(s *settings.Settings) { s.Listen = "localhost" }, `listen is "localhost"; write host:port, such as 127.0.0.1:44225`},
+		"empty listen":          {func(s *settings.Settings) { s.Listen = "" }, `listen is ""; write host:port, such as 127.0.0.1:44225`},
+		"IPv6 without brackets": {func(s *settings.Settings) { s.Listen = "::1:44225" }, `listen is "::1:44225"; write host:port, such as 127.0.0.1:44225`},
+		"admin without a port":  {func(s *settings.Settings) { s.Admin = "localhost" }, `admin is "localhost"; write host:port, or nothing for no admin listener`},
+		"log level":             {func(s *settings.Settings) { s.Log.Level = "INFO" }, `log.level is "INFO"; use debug, info, warn or error`},
+		"log format":            {func(s *settings.Settings) { s.Log.Format = "xml" }, `log.format is "xml"; use json or text`},
+		"secret without a file": {func(s *settings.Settings) { s.Secrets.Files = map[string]string{"a": ""} }, `secrets.files has "a": ""; give every secret a name and a file`},
+		"secret without a name": {func(s *settings.Settings) { s.Secrets.Files = map[string]string{"": "/a"} }, `secrets.files has "": "/a"; give every secret a name and a file`},
+		"all at once, in order": {
+			func(s *settings.Settings) {
+				*s = settings.Settings{Admin: "x", Secrets: settings.Secrets{Files: map[string]string{"b": "", "a": "", "c": ""}}}
+			},
+			strings.Join([]string{
+				`listen is ""; write host:port, such as 127.0.0.1:44225`,
+				`admin is "x"; write host:port, or nothing for no admin listener`,
+				`log.level is ""; use debug, info, warn or error`,
+				`log.format is ""; use json or text`,
+				`secrets.files has "a": ""; give every secret a name and a file`,
+				`secrets.files has "b": ""; give every secret a name and a file`,
+				`secrets.files has "c": ""; give every secret a name and a file`,
+				`evaluation_timeout is 0s; use 1ms to 1m0s`,
+				`limits.handlers.retry_after is 0s; use 100ms to 1h0m0s`,
+				`limits.message_bytes is 0; use 65536 to 1073741824`,
+				`limits.concurrent_checks is 0; use 1 to 1048576`,
+				`limits.handlers.entries is 0; use 1 to 1048576`,
+				`limits.handlers.bytes is 0; use 65536 to 1073741824`,
+				`limits.handlers.compiling is 0; use 1 to 256`,
+			}, "\n"),
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := settings.Default()
+			c.change(&s)
+			require.EqualError(t, s.Validate(), c.problem)
+		})
+	}
+	for _, change := range []func(*settings.Settings){
+		func(s *settings.Settings) { s.Listen = ":0" },
+		func(s *settings.Settings) { s.Listen = "[::1]:44225" },
+		func(s *settings.Settings) { s.Admin = "" },
+		func(s *settings.Settings) { s.Log.Level = "error" },
+	} {
+		s := settings.Default()
+		change(&s)
+		assert.NoError(t, s.Validate())
+	}
+}
+
+// keys returns the path of every setting in the file.
+func keys(t reflect.Type, prefix string) []string {
+	var all []string
+	for field := range t.Fields() {
+		key := prefix + field.Tag.Get("yaml")
+		if field.Type.Kind() == reflect.Struct {
+			all = append(all, keys(field.Type, key+".")...)
+		} else {
+			all = append(all, key)
+		}
+	}
+	return all
+}
+
+// docs/settings.md has one row for every setting, with its default, and no other rows.
+func TestSettingsAreDocumented(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile("../../docs/settings.md")
+	require.NoError(t, err)
+	rows := map[string]string{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z_.]+)` \\| ([^|]*) \\|").FindAllStringSubmatch(string(content), -1) {
+		rows[row[1]] = strings.Trim(row[2], "`")
+	}
+	for _, key := range keys(reflect.TypeFor[settings.Settings](), "") {
+		documented, ok := rows[key]
+		delete(rows, key)
+		if !assert.True(t, ok, "%s is not in docs/settings.md", key) {
+			continue
+		}
+		want := reflect.ValueOf(settings.Default())
+		for part := range strings.SplitSeq(key, ".") {
+			want = want.FieldByNameFunc(func(name string) bool {
+				field, _ := want.Type().FieldByName(name)
+				return field.Tag.Get("yaml") == part
+			})
+		}
+		if want.IsZero() && (want.Kind() == reflect.String || want.Kind() == reflect.Map) {
+			assert.Equal(t, "none", documented, key)
+			continue
+		}
+		assert.Equal(t, fmt.Sprint(want.Interface()), documented, key)
+	}
+	assert.Empty(t, rows, "not settings, but in docs/settings.md")
+}
+
+// The example that people copy is right.
+func TestDocumentedExampleIsValid(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile("../../docs/settings.md")
+	require.NoError(t, err)
+	_, example, ok := strings.Cut(string(content), "```yaml\n")
+	require.True(t, ok)
+	example, _, ok = strings.Cut(example, "```")
+	require.True(t, ok)
+	s, err := settings.Parse([]byte(example))
+	require.NoError(t, err)
+	assert.NoError(t, s.Validate())
+}
+
+func FuzzParse(f *testing.F) {
+	for _, document := range []string{
+		everything, "", "---\n---\n", "a: &a [*a]", "limits: {<<: {concurrent_checks: 3}}", "secrets: {files: {a: ~}}", "\xff\xfe", "listen: !!binary x",
+		"limits: {handlers: {bytes: 1e6}}", "&a a: *a",
+	} {
+		f.Add([]byte(document))
+	}
+	f.Fuzz(func(t *testing.T, document []byte) {
+		s, err := settings.Parse(document)
+		if err != nil {
+			require.Equal(t, settings.Settings{}, s, "half a file must not be used")
+			require.NotEmpty(t, err.Error())
+			return
+		}
+		again, err := settings.Parse(document)
+		require.NoError(t, err)
+		require.Equal(t, s, again)
+		// Whatever was accepted is within its bounds, or an error and no panic.
+		if s.Validate() == nil {
+			require.Positive(t, s.EvaluationTimeout)
+			require.Positive(t, s.Limits.MessageBytes)
+			require.NotEmpty(t, s.Listen)
+		}
+	})
+}

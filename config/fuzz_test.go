@@ -1,0 +1,134 @@
+package config_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/tollgate-mesh/tollgate/config"
+	"github.com/tollgate-mesh/tollgate/config/configpb"
+)
+
+func FuzzParse(f *testing.F) {
+	for _, c := range loadCases(f) {
+		f.Add(encode(f, c.message))
+	}
+	for _, p := range allPlaces() {
+		f.Add(p.wrap(varint(1234, 1)))
+		f.Add(p.wrap(varint(1, 99)))
+	}
+	f.Add([]byte(overlong(authKey, "abc")))
+	f.Fuzz(func(t *testing.T, params []byte) { requireInvariants(t, params) })
+}
+
+// requireInvariants holds for whatever bytes come.
+func requireInvariants(t *testing.T, params []byte) {
+	t.Helper()
+	handler, problems := config.Parse(params)
+	require.NotNil(t, handler)
+	require.NotEmpty(t, handler.Name)
+	require.LessOrEqual(t, len(handler.Name), config.MaxNameBytes)
+	require.Len(t, handler.Fingerprint, 12)
+	require.LessOrEqual(t, len(problems), 102)
+	require.Equal(t, expectedModes(params), handler.Modes)
+	if len(problems) > 0 {
+		for _, problem := range problems {
+			require.NotEmpty(t, problem.Field)
+			require.NotEmpty(t, problem.Text)
+			require.NotContains(t, problem.String(), "\n")
+		}
+		return
+	}
+
+	require.True(t, len(handler.Headers) > 0 || handler.Rego != nil, "a handler without checks")
+	require.Empty(t, strings.Trim(handler.Name, "abcdefghijklmnopqrstuvwxyz0123456789._-"))
+	require.True(t, handler.Allow.Reusable() || handler.Allow == config.SingleUse, "%+v", handler.Allow)
+	require.True(t, handler.Deny.Reusable() || handler.Deny == config.Lifetime{}, "%+v", handler.Deny)
+	require.LessOrEqual(t, handler.Allow.Duration, config.MaxLifetimeDuration)
+	require.LessOrEqual(t, handler.Deny.Duration, config.MaxLifetimeDuration)
+	require.GreaterOrEqual(t, handler.EvaluationTimeout, time.Duration(0))
+	require.LessOrEqual(t, handler.EvaluationTimeout, config.MaxEvaluationTimeout)
+	_, ok := config.DenialCode(handler.Denial.Code.String())
+	require.True(t, ok, handler.Denial.Code)
+	require.NoError(t, config.CheckMessage(handler.Denial.Message))
+	if response := handler.Denial.HTTP; response != nil {
+		require.True(t, response.Status == 0 || response.Status >= http.StatusMultipleChoices && response.Status < 600)
+		for key, value := range response.Headers {
+			require.NotContains(t, key+value, "\n")
+		}
+	}
+	for _, check := range handler.Headers {
+		require.NotEmpty(t, check.Name)
+		require.NotEmpty(t, check.Property.Name)
+		require.Positive(t, len(check.Digests)+len(check.Secrets))
+	}
+	if handler.Rego != nil {
+		require.NotEmpty(t, handler.Rego.Modules)
+		require.NotEmpty(t, handler.Rego.Decision)
+	}
+
+	// What is written anew, with its maps in another order, is the same handler.
+	message := &configpb.Params{}
+	require.NoError(t, proto.Unmarshal(params, message))
+	again, err := proto.Marshal(message)
+	require.NoError(t, err)
+	same, problems := config.Parse(again)
+	require.Empty(t, problems)
+	require.Equal(t, handler, same)
+}
+
+// failClosed is what `fail_close: true` alone makes.
+var failClosed = func() config.Modes {
+	handler, _ := config.Parse([]byte(varint(failClose, 1)))
+	return handler.Modes
+}()
+
+// expectedModes reads the failure modes a second time, in another way: by the document and not by the code.
+func expectedModes(params []byte) config.Modes {
+	message := &configpb.Params{}
+	if proto.Unmarshal(params, message) != nil {
+		return config.Modes{}
+	}
+	for rest := []byte(message.ProtoReflect().GetUnknown()); len(rest) > 0; {
+		number, _, size := protowire.ConsumeField(rest)
+		if number == failClose || number == failure {
+			return config.Modes{}
+		}
+		rest = rest[size:]
+	}
+	modes := config.Modes{}
+	if message.FailClose != nil {
+		switch {
+		case message.Failure != nil:
+		case message.GetFailClose():
+			return failClosed
+		default:
+			for class := config.ConfigurationFailure; class <= config.DependencyDown; class++ {
+				modes = modes.With(class, config.Open)
+			}
+		}
+		return modes
+	}
+	section := message.GetFailure().ProtoReflect()
+	if len(section.GetUnknown()) > 0 {
+		return modes
+	}
+	for class := config.ConfigurationFailure; class <= config.Panic; class++ {
+		// The field is called as the class is.
+		field := section.Descriptor().Fields().ByName(protoreflect.Name(class.String()))
+		number := section.Get(field).Enum()
+		if number > open || number < 0 {
+			return config.Modes{}
+		}
+		if number == open {
+			modes = modes.With(class, config.Open)
+		}
+	}
+	return modes
+}
