@@ -39,8 +39,10 @@ type Adapter struct {
 	secrets  *secret.Store
 	server   *grpc.Server
 	health   *health.Server
-	listener net.Listener
-	admin    *admin.Server
+	// endWatches ends the streams of those who watch the health service.
+	endWatches context.CancelFunc
+	listener   net.Listener
+	admin      *admin.Server
 	// adminListener is nil where the settings want none.
 	adminListener net.Listener
 	serving       atomic.Bool
@@ -66,16 +68,18 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		RetryAfter: s.Limits.Handlers.RetryAfter,
 	}, observer)
 
+	watches, endWatches := context.WithCancel(context.WithoutCancel(ctx))
 	a := &Adapter{
-		settings: s,
-		logger:   logger,
-		secrets:  secrets,
-		server:   transport.NewServer(mixer.NewCodec(), s.Limits.MessageBytes, logger),
-		health:   health.NewServer(),
+		settings:   s,
+		logger:     logger,
+		secrets:    secrets,
+		server:     transport.NewServer(mixer.NewCodec(), s.Limits.MessageBytes, logger),
+		health:     health.NewServer(),
+		endWatches: endWatches,
 	}
 	a.admin = admin.New(observer.Registry(), a.ready)
 	door.Register(a.server)
-	healthpb.RegisterHealthServer(a.server, a.health)
+	healthpb.RegisterHealthServer(a.server, healthService{a.health, watches})
 	if err := registerReflection(a.server); err != nil {
 		return nil, err
 	}
@@ -119,7 +123,8 @@ func (a *Adapter) Run(ctx context.Context) error {
 	group, failed := errgroup.WithContext(parts)
 	group.Go(func() error { return a.secrets.Watch(parts) })
 	group.Go(func() error {
-		if err := a.server.Serve(a.listener); err != nil {
+		// It says that it was stopped where Run is told to end before it has begun.
+		if err := a.server.Serve(a.listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 			return fmt.Errorf("listen: %w", err)
 		}
 		return nil
@@ -152,6 +157,7 @@ func (a *Adapter) Run(ctx context.Context) error {
 
 // stopServer lets calls under way finish, up to the timeout.
 func (a *Adapter) stopServer() {
+	a.endWatches()
 	finished := make(chan struct{})
 	go func() {
 		a.server.GracefulStop()
@@ -177,6 +183,29 @@ func (a *Adapter) setServing(serving bool) {
 		a.health.SetServingStatus(service, status)
 	}
 }
+
+// healthService is gRPC's health service whose watchers are let go when done is: they would stay as long as there is a server,
+// and a graceful stop waits for them.
+type healthService struct {
+	*health.Server
+	done context.Context
+}
+
+// Watch sends the status at every change.
+func (h healthService) Watch(request *healthpb.HealthCheckRequest, stream healthpb.Health_WatchServer) error {
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	defer context.AfterFunc(h.done, cancel)()
+	return h.Server.Watch(request, watchStream{stream, ctx})
+}
+
+type watchStream struct {
+	healthpb.Health_WatchServer
+	ctx context.Context
+}
+
+// Context returns the stream's context, which ends with the service as well.
+func (s watchStream) Context() context.Context { return s.ctx }
 
 // registerReflection lets tools such as grpcurl see the services with their messages.
 func registerReflection(server *grpc.Server) error {

@@ -12,5 +12,5 @@ if [ -z "$targets" ]; then
 fi
 while read -r package name; do
   echo "fuzz: $name in $package for $time"
-  go test -run '^$' -fuzz "^$name\$" -fuzztime "$time" "$package"
+  go test -run '^$' -fuzz "^$name\$" -fuzzminimizetime 200x -fuzztime "$time" "$package"
 done <<<"$targets"

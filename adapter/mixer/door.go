@@ -82,7 +82,13 @@ func (d *Door) method(t checkTemplate) grpc.MethodDesc {
 }
 
 // check answers one check call. It always has an answer.
-func (d *Door) check(ctx context.Context, t checkTemplate, text string) *v1beta1.CheckResult {
+func (d *Door) check(ctx context.Context, t checkTemplate, text string) (result *v1beta1.CheckResult) {
+	defer func() {
+		if r := recover(); r != nil {
+			// Nobody was told of this decision: the observer itself panicked.
+			result = checkResult(panicked(t, r))
+		}
+	}()
 	start := time.Now()
 	handler, instance, decision := d.decide(ctx, t, text)
 	d.observer.Decided(handler, instance, decision, time.Since(start))
@@ -92,8 +98,7 @@ func (d *Door) check(ctx context.Context, t checkTemplate, text string) *v1beta1
 func (d *Door) decide(ctx context.Context, t checkTemplate, text string) (handler *config.Handler, instance string, decision policy.Decision) {
 	defer func() {
 		if r := recover(); r != nil {
-			// Checks recover by themselves, so this is the door's own fault and no handler's modes are known for sure.
-			decision = policy.Fail(config.Panic, "answering %s: %T\n%s", t.service, r, debug.Stack()).Resolve(config.Modes{})
+			decision = panicked(t, r)
 		}
 	}()
 	call, err := t.decode(text)
@@ -110,6 +115,12 @@ func (d *Door) decide(ctx context.Context, t checkTemplate, text string) (handle
 	}
 	handler, decision = d.handlers.decide(ctx, call.params, &call.request)
 	return handler, instance, decision
+}
+
+// panicked is the answer to a panic outside of every check, which recover by themselves: it is the door's own fault, and no
+// handler's modes are known for sure.
+func panicked(t checkTemplate, r any) policy.Decision {
+	return policy.Fail(config.Panic, "answering %s: %T\n%s", t.service, r, debug.Stack()).Resolve(config.Modes{})
 }
 
 func malformed(t checkTemplate, err error) policy.Decision {

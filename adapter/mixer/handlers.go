@@ -4,6 +4,7 @@ import (
 	"context"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -81,15 +82,19 @@ func newHandlers(compiler *policy.Compiler, limits HandlerLimits, observer Obser
 func (h *handlers) get(params string) *entry {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	full := int(h.waiting.Load()) >= h.limits.Compiling+h.limits.Waiting
 	if e, ok := h.lru.Get(params); ok {
-		if until := e.until.Load(); until == 0 || h.now().UnixNano() < until {
+		// A failure that cannot be tried anew now still knows the handler's modes, which an overload would not.
+		if until := e.until.Load(); until == 0 || h.now().UnixNano() < until || full {
 			return e
 		}
 		h.lru.Remove(params)
 	}
-	if int(h.waiting.Load()) >= h.limits.Compiling+h.limits.Waiting {
+	if full {
 		return nil
 	}
+	// The params are a part of the whole call's text, which may be far larger than they are and would be kept with them.
+	params = strings.Clone(params)
 	e := &entry{ready: make(chan struct{})}
 	h.lru.Add(params, e)
 	h.bytes += len(params)
@@ -104,8 +109,6 @@ func (h *handlers) get(params string) *entry {
 // compile fills the entry in and makes it ready, whatever happens.
 func (h *handlers) compile(e *entry, params string) {
 	defer h.waiting.Add(-1)
-	h.compiling <- struct{}{}
-	defer func() { <-h.compiling }()
 	start := h.now()
 	handler := &config.Handler{Name: "unknown"}
 	defer func() {
@@ -121,10 +124,15 @@ func (h *handlers) compile(e *entry, params string) {
 			e.until.Store(h.now().Add(h.limits.RetryAfter).UnixNano())
 		}
 		close(e.ready)
+		// Nobody else would stop an observer's panic on its way to the end of the process.
+		defer func() { _ = recover() }()
 		h.observer.Compiled(compiled, h.now().Sub(start))
 	}()
+	// Decoding is quick and tells the modes, so it does not wait for its turn.
 	handler, problems := config.Parse([]byte(params))
 	e.handler.Store(handler)
+	h.compiling <- struct{}{}
+	defer func() { <-h.compiling }()
 	e.policy.Store(h.compiler.Compile(handler, problems))
 }
 

@@ -21,8 +21,9 @@ var precedence = map[config.Require][standings]uint8{
 	config.Any: {denied: 0, failedClosed: 1, failedOpen: 2, passed: 3},
 }
 
-// combination folds verdicts into a decision. The fold does not depend on the verdicts' order but for which of several equal
-// ones is named in the answer: the first.
+// combination folds verdicts into a decision. The outcome does not depend on the verdicts' order. Which of several equal ones
+// the answer names does, and so does the lifetime where one verdict was enough: the first counts, and those after it are not
+// asked.
 type combination struct {
 	handler  *config.Handler
 	rank     [standings]uint8
@@ -53,7 +54,7 @@ func (c *combination) standingOf(v Verdict) standing {
 
 // add takes in a verdict and reports whether nothing that could follow would change the outcome.
 func (c *combination) add(check string, v Verdict) (decided bool) {
-	if v.Result == Failed && v.Failure == nil {
+	if v.Result != Passed && v.Result != Denied && v.Failure == nil {
 		v.Failure = Fail(config.EvaluationError, "check %s gave no verdict", check)
 	}
 	s := c.standingOf(v)
@@ -83,7 +84,7 @@ func (c *combination) decision() Decision {
 		if c.verdict.Denial != nil {
 			denial = c.verdict.Denial
 		}
-		d = Decision{Code: denial.Code, Message: denial.Message, HTTP: denial.HTTP, Reason: c.verdict.Reason}
+		d = Decision{Code: denialCode(denial.Code), Message: denial.Message, HTTP: denial.HTTP, Reason: c.verdict.Reason}
 		if c.handler.Deny.Reusable() {
 			d.Lifetime = tighter(c.handler.Deny, c.lifetime)
 		}
@@ -95,6 +96,17 @@ func (c *combination) decision() Decision {
 	}
 	d.Check = c.check
 	return d
+}
+
+// denialCode keeps a denial from going out under a code that lets the request pass, as OK does and INTERNAL may, or that says
+// that nothing was decided.
+func denialCode(code config.Code) config.Code {
+	switch code {
+	case config.InvalidArgument, config.NotFound, config.PermissionDenied, config.ResourceExhausted, config.FailedPrecondition, config.Unauthenticated:
+		return code
+	case config.OK, config.Unavailable:
+	}
+	return config.PermissionDenied
 }
 
 // tighter returns the minimum of each field; a zero lifetime sets no bound.

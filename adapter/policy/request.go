@@ -170,8 +170,8 @@ func (v Value) Double() float64 { return math.Float64frombits(v.bits) }
 // Bool returns the value of a boolean.
 func (v Value) Bool() bool { return v.bits != 0 }
 
-// IP returns the text form of an address.
-func (v Value) IP() string { return net.IP(v.text).String() }
+// IP returns the 4 or 16 bytes of an address.
+func (v Value) IP() net.IP { return net.IP(v.text) }
 
 // Time returns the value of a timestamp, in UTC.
 func (v Value) Time() time.Time { return time.Unix(int64(v.bits), int64(v.nanos)).UTC() }

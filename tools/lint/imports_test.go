@@ -39,6 +39,9 @@ var denied = rows(
 	deny("template", "template", ours("config"), ours("adapter/mixer")),
 	deny("operatorconfig", "operatorconfig", ours("adapter"), ours("adapter/policy")),
 
+	deny("wire", "adapter/wire", ours("adapter/attribute"), ours("adapter/policy"), ours("config"), "google.golang.org/protobuf/encoding/protowire"),
+	deny("attribute", "adapter/attribute", ours("adapter/policy"), ours("adapter/mixer"), ours("config"), "istio.io/api/policy/v1beta1"),
+
 	deny("policy", "adapter/policy",
 		ours("adapter"), ours("adapter/mixer"), ours("adapter/report"), ours("adapter/settings"), ours("adapter/secret"),
 		ours("adapter/transport"), ours("template/authorization"),
@@ -60,9 +63,9 @@ var denied = rows(
 	deny("rooms", "adapter/settings", ours("adapter/mixer"), ours("template/authorization")),
 	deny("rooms", "adapter/transport", ours("adapter/mixer")),
 
-	deny("command", "adapter", ours("cmd/tollgate")),
-	deny("command", "config", ours("cmd/tollgate")),
-	deny("command", "operatorconfig", ours("cmd/tollgate")),
+	deny("command", "adapter", ours("cmd/shared")),
+	deny("command", "config", ours("cmd/shared")),
+	deny("command", "operatorconfig", ours("cmd/shared")),
 	deny("flags", "adapter", "flag", "github.com/spf13/cobra", "github.com/spf13/pflag"),
 	deny("flags", "adapter/settings", "flag", "github.com/spf13/pflag"),
 	deny("flags", "config", "github.com/spf13/cobra"),
@@ -80,15 +83,22 @@ var allowed = rows(
 	deny("", "adapter/mixer",
 		ours("adapter/policy"), ours("adapter/policy/rego"), ours("adapter/report"), ours("config"), ours("template/authorization"),
 		"google.golang.org/grpc", "github.com/gogo/protobuf/proto", "log/slog"),
-	deny("", "adapter/policy", ours("config"), "log/slog"),
+	deny("", "adapter/wire", "encoding/binary"),
+	deny("", "adapter/attribute", ours("adapter/wire"), "net/netip"),
+	deny("", "adapter/mixer", ours("adapter/attribute"), ours("adapter/wire")),
+	deny("", "adapter/policy", ours("config"), ours("adapter/attribute"), ours("adapter/wire"), "log/slog"),
+	deny("", "adapter/policy/header", ours("adapter/attribute"), ours("adapter/wire")),
 	deny("", "adapter/policy/rego", ours("adapter/policy"), "github.com/open-policy-agent/opa/v1/rego"),
-	deny("", "adapter/report", ours("config")),
-	deny("", "adapter/report/sink/otlp", ours("adapter/report"), "google.golang.org/grpc"),
+	deny("", "adapter/report", ours("config"), ours("adapter/attribute"), ours("adapter/wire")),
+	deny("", "adapter/report/record", ours("adapter/attribute"), ours("adapter/wire")),
+	deny("", "adapter/report/sink/otlp", ours("adapter/report"), ours("adapter/attribute"), ours("adapter/wire"), "google.golang.org/grpc"),
 	deny("", "adapter/transport", "google.golang.org/grpc"),
 	deny("", "config", ours("config/configpb")),
 	[]planting{
 		{dir: "adapter/policy", path: "github.com/stretchr/testify/assert", test: true},
 		{dir: "adapter/mixer", path: "go.uber.org/goleak", test: true},
+		{dir: "adapter/attribute", path: "istio.io/api/policy/v1beta1", test: true},
+		{dir: "adapter/wire", path: "google.golang.org/protobuf/encoding/protowire", test: true},
 	},
 )
 

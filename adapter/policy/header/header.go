@@ -43,7 +43,7 @@ func (k Kind) Compile(handler *config.Handler) ([]policy.Check, config.Problems)
 			if !ok {
 				problems = append(problems, config.Problem{
 					Field: "headers." + configured.Name + ".secrets",
-					Text:  fmt.Sprintf("names %q, which the adapter's settings do not define; add it under secrets or correct the name", name),
+					Text:  fmt.Sprintf("names %.64q, which the adapter's settings do not define; add it under secrets or correct the name", name),
 				})
 				continue
 			}

@@ -1,11 +1,11 @@
 package rego
 
 import (
+	"encoding/base64"
 	"encoding/json"
-	"math"
 	"strconv"
-	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
@@ -26,16 +26,22 @@ var (
 	keyProperties = ast.StringTerm("properties")
 )
 
-// inputOf makes the input document: that of Mixer's opa adapter (istio.io/istio 1.7.8, mixer/adapter/opa). Subject and action
-// are always there, if only as empty objects. It fails on a value that has no form in Rego: left out, it could not be denied.
-func inputOf(request *policy.Request) (ast.Value, *policy.Failure) {
+// inputForm says how values look in the input.
+type inputForm struct {
+	// rawIP gives addresses as Mixer's opa adapter does, as the base64 of their bytes, and not as text.
+	rawIP bool
+}
+
+// of makes the input document: that of Mixer's opa adapter (istio.io/istio 1.7.8, mixer/adapter/opa). Subject and action are
+// always there, if only as empty objects. It fails on a value that has no form in Rego: left out, it could not be denied.
+func (f inputForm) of(request *policy.Request) (ast.Value, *policy.Failure) {
 	subject, action := ast.NewObject(), ast.NewObject()
 	if s := request.Subject; s != nil {
 		insertText(subject, keyUser, s.User)
 		if s.Groups != "" {
 			subject.Insert(keyGroups, ast.ArrayTerm(text(s.Groups)))
 		}
-		if failure := insertProperties(subject, "subject", s.Properties); failure != nil {
+		if failure := f.insertProperties(subject, "subject", s.Properties); failure != nil {
 			return nil, failure
 		}
 	}
@@ -44,7 +50,7 @@ func inputOf(request *policy.Request) (ast.Value, *policy.Failure) {
 		insertText(action, keyService, a.Service)
 		insertText(action, keyMethod, a.Method)
 		insertText(action, keyPath, a.Path)
-		if failure := insertProperties(action, "action", a.Properties); failure != nil {
+		if failure := f.insertProperties(action, "action", a.Properties); failure != nil {
 			return nil, failure
 		}
 	}
@@ -60,16 +66,21 @@ func insertText(object ast.Object, key *ast.Term, value string) {
 	}
 }
 
-// text makes a Rego string. Header values may hold any bytes; Rego strings are UTF-8.
-func text(s string) *ast.Term { return ast.StringTerm(strings.ToValidUTF8(s, "\uFFFD")) }
+// text makes a Rego string. Header values may hold any bytes; Rego strings are UTF-8, and every other byte becomes U+FFFD.
+func text(s string) *ast.Term {
+	if !utf8.ValidString(s) {
+		s = string([]rune(s))
+	}
+	return ast.StringTerm(s)
+}
 
-func insertProperties(parent ast.Object, owner string, properties policy.Properties) *policy.Failure {
+func (f inputForm) insertProperties(parent ast.Object, owner string, properties policy.Properties) *policy.Failure {
 	if len(properties) == 0 {
 		return nil
 	}
 	object := ast.NewObject()
 	for _, p := range properties {
-		term := term(p.Value)
+		term := f.term(p.Value)
 		if term == nil {
 			return policy.Fail(config.EvaluationError, "a property of the %s has a value of a kind that Rego cannot be given (%s)", owner, p.Value.Kind())
 		}
@@ -79,9 +90,9 @@ func insertProperties(parent ast.Object, owner string, properties policy.Propert
 	return nil
 }
 
-// term returns the Rego form of a value as Mixer's opa adapter has it: times as RFC 3339, durations as nanoseconds, addresses
-// as text. It is nil where there is none.
-func term(v policy.Value) *ast.Term {
+// term returns the Rego form of a value as Mixer's opa adapter has it: times as RFC 3339, durations as nanoseconds. It is nil
+// where there is none.
+func (f inputForm) term(v policy.Value) *ast.Term {
 	switch v.Kind() {
 	case policy.StringValue, policy.EmailValue, policy.DNSNameValue, policy.URIValue:
 		s, _ := v.Text()
@@ -89,14 +100,19 @@ func term(v policy.Value) *ast.Term {
 	case policy.Int64Value:
 		return integer(v.Int64())
 	case policy.DoubleValue:
-		if math.IsNaN(v.Double()) || math.IsInf(v.Double(), 0) {
+		// JSON's form, which is also what policies see of a number as text. NaN and the infinities have none.
+		number, err := json.Marshal(v.Double())
+		if err != nil {
 			return nil
 		}
-		return ast.NewTerm(ast.Number(json.Number(strconv.FormatFloat(v.Double(), 'g', -1, 64))))
+		return ast.NewTerm(ast.Number(json.Number(number)))
 	case policy.BoolValue:
 		return ast.BooleanTerm(v.Bool())
 	case policy.IPValue:
-		return ast.StringTerm(v.IP())
+		if f.rawIP {
+			return ast.StringTerm(base64.StdEncoding.EncodeToString(v.IP()))
+		}
+		return ast.StringTerm(v.IP().String())
 	case policy.TimestampValue:
 		return ast.StringTerm(v.Time().Format(time.RFC3339Nano))
 	case policy.DurationValue:

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -29,8 +30,15 @@ const (
 	ReasonDeny  = "policy_deny"
 )
 
-// unavailable built-ins: they send requests on a caller's behalf, wait on the network, or show the process's environment.
-var unavailable = map[string]bool{"http.send": true, "net.lookup_ip_addr": true, "opa.runtime": true}
+// unavailable built-ins: they send requests on a caller's behalf, wait on the network, or show the process's environment. Those
+// for JSON schemas follow a $ref to a file, whatever capabilities say, and their errors show what it holds.
+var unavailable = map[string]bool{
+	"http.send":          true,
+	"json.match_schema":  true,
+	"json.verify_schema": true,
+	"net.lookup_ip_addr": true,
+	"opa.runtime":        true,
+}
 
 func capabilities() *ast.Capabilities {
 	c := ast.CapabilitiesForThisVersion()
@@ -68,17 +76,25 @@ func (Kind) Compile(handler *config.Handler) ([]policy.Check, config.Problems) {
 	if compiler.Failed() {
 		return nil, describe("policy", compiler.Errors)
 	}
-	if len(compiler.GetRules(decision)) == 0 {
+	if len(compiler.GetRules(decision)) == 0 || namesPackage(decision, compiler) {
 		return nil, config.Problems{{Field: "check_method", Text: fmt.Sprintf(
 			"%q names no rule of the policy; the policy's packages are %s", handler.Rego.Decision, packages(compiler))}}
 	}
 	query := ast.NewBody(ast.NewExpr(ast.NewTerm(decision)))
-	prepared, err := oparego.New(oparego.Compiler(compiler), oparego.ParsedQuery(query), oparego.SetRegoVersion(version)).
+	// In the OPA of Mixer's adapter an error in a built-in ends the evaluation; later it makes the expression undefined. A policy
+	// of that time may rely on the former: `not` of an undefined expression is true.
+	prepared, err := oparego.New(oparego.Compiler(compiler), oparego.ParsedQuery(query), oparego.SetRegoVersion(version),
+		oparego.StrictBuiltinErrors(handler.Rego.Version == config.RegoV0)).
 		PrepareForEval(context.Background())
 	if err != nil {
-		return nil, config.Problems{{Field: "policy", Text: "cannot be prepared (" + errorCode(err) + "); check that it compiles with `opa check`"}}
+		return nil, describe("check_method", err)
 	}
-	c := &check{name: "rego/" + label(handler.Rego.Decision), query: prepared, denial: handler.Denial}
+	c := &check{
+		name:   "rego/" + label(decision),
+		query:  prepared,
+		denial: handler.Denial,
+		input:  inputForm{rawIP: handler.Rego.Version == config.RegoV0},
+	}
 	if name := volatileBuiltin(compiler.Modules); name != "" {
 		// The same request may be answered differently a moment later, so nobody may reuse this answer unasked.
 		c.lifetime = config.SingleUse
@@ -97,6 +113,9 @@ func parse(sources []string, version ast.RegoVersion, caps *ast.Capabilities) (m
 			problems = append(problems, describe(name, err)...)
 		case module == nil:
 			problems = append(problems, config.Problem{Field: name, Text: "has no package; write a Rego module"})
+		case nesting(module) > maxNesting:
+			problems = append(problems, config.Problem{Field: name, Text: fmt.Sprintf(
+				"nests comprehensions or template strings more than %d deep, and each level takes the compiler twice as long; split them into rules", maxNesting)})
 		default:
 			modules[name] = module
 		}
@@ -104,33 +123,101 @@ func parse(sources []string, version ast.RegoVersion, caps *ast.Capabilities) (m
 	return modules, problems
 }
 
-func decisionRef(method string) (ast.Ref, error) {
-	ref, err := ast.ParseRef(method)
-	if err != nil || len(ref) < 2 || !ref.HasPrefix(ast.DefaultRootRef) || !ref.IsGround() {
-		return nil, fmt.Errorf("%q is no reference to a rule; write data.<package>.<rule>, such as data.mixerauthz.allow", method)
-	}
-	return ref, nil
+// maxNesting is far beyond what policies need and takes milliseconds to compile. Twice as much takes minutes, in which no other
+// handler could be compiled.
+const maxNesting = 8
+
+// nesting returns how deep a node nests comprehensions and template strings below itself.
+func nesting(node any) int {
+	deepest := 0
+	ast.NewGenericVisitor(func(x any) bool {
+		switch x.(type) {
+		case *ast.ArrayComprehension, *ast.SetComprehension, *ast.ObjectComprehension, *ast.TemplateString:
+			if x != node {
+				deepest = max(deepest, 1+nesting(x))
+				return true
+			}
+		}
+		return false
+	}).Walk(node)
+	return deepest
 }
 
+// method is a ground reference below data. OPA's own parser would take more, and leave out what it does not need: a `with`, say.
+var method = regexp.MustCompile("^\\s*data(?:\\.[A-Za-z_][A-Za-z0-9_]*|\\[(?:\"(?:[^\"\\\\]|\\\\.)*\"|`[^`]*`|[0-9]+)\\])+\\s*$")
+
+func decisionRef(text string) (ast.Ref, error) {
+	if method.MatchString(text) {
+		if ref, err := ast.ParseRef(text); err == nil && ref.HasPrefix(ast.DefaultRootRef) && ref.IsGround() {
+			return ref, nil
+		}
+	}
+	return nil, fmt.Errorf("%q is no reference to a rule; write data.<package>.<rule>, such as data.mixerauthz.allow", text)
+}
+
+// namesPackage reports whether the reference ends at a package or above it. Such a document has all rules of the package as its
+// members, and would be read as a result object if one of them is called allow.
+func namesPackage(ref ast.Ref, compiler *ast.Compiler) bool {
+	for _, module := range compiler.Modules {
+		if module.Package.Path.HasPrefix(ref) {
+			return true
+		}
+	}
+	return false
+}
+
+// packages names the policy's packages, as many as fit into a message.
 func packages(compiler *ast.Compiler) string {
 	names := make([]string, 0, len(compiler.Modules))
 	for _, module := range compiler.Modules {
-		names = append(names, strings.TrimPrefix(module.Package.String(), "package "))
+		names = append(names, literals.ReplaceAllString(strings.TrimPrefix(module.Package.String(), "package "), `"…"`))
 	}
-	return strings.Join(names, ", ")
+	slices.Sort(names)
+	return shorten(strings.Join(slices.Compact(names), ", "), maxMessage)
 }
 
-func label(method string) string {
+// label makes a reference fit for a check's name.
+func label(decision ast.Ref) string {
 	const most = 48
-	method = strings.TrimPrefix(method, "data.")
-	if len(method) > most {
-		method = method[:most]
-	}
-	return method
+	return shorten(strings.TrimPrefix(decision.String(), "data."), most)
 }
 
-// literals are string constants in OPA's messages. A policy may hold a credential, and messages go to logs.
-var literals = regexp.MustCompile("\"(?:[^\"\\\\]|\\\\.)*\"?|`[^`]*`?")
+// shorten cuts a text at a character's boundary.
+func shorten(text string, most int) string {
+	if len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "") + "…"
+	}
+	return text
+}
+
+// maxMessage bounds what is shown of one of OPA's messages: it may hold a name as long as the policy.
+const maxMessage = 256
+
+// A policy may hold a credential, and messages go to logs. String constants stand in OPA's messages as literals, and in
+// references also without quotes: tokens["abc"] is shown as data.p.tokens.abc.
+var (
+	literals   = regexp.MustCompile("\"(?:[^\"\\\\]|\\\\.)*\"?|`[^`]*`?")
+	references = regexp.MustCompile(`(?:[A-Za-z_]\w*[.\[]|[\])}]\.)\S*`)
+)
+
+// redact takes the policy's string constants out of one of OPA's messages.
+func redact(message string) string {
+	message = literals.ReplaceAllStringFunc(strings.Join(strings.Fields(message), " "), func(literal string) string {
+		if ast.IsKeyword(strings.Trim(literal, "`")) { // as in: `if` keyword is required
+			return literal
+		}
+		return `"…"`
+	})
+	message = references.ReplaceAllStringFunc(message, func(ref string) string {
+		name := strings.TrimRight(ref, ".,:;")
+		if _, builtin := ast.BuiltinMap[name]; builtin || name == "e.g" {
+			return ref
+		}
+		head, _, _ := strings.Cut(strings.ReplaceAll(ref, "[", "."), ".")
+		return head + ".…"
+	})
+	return shorten(message, maxMessage)
+}
 
 // describe turns OPA's errors into problems: code, place and message, without the source line that OPA would show.
 func describe(field string, err error) config.Problems {
@@ -145,12 +232,12 @@ func describe(field string, err error) config.Problems {
 	problems := make(config.Problems, 0, len(list))
 	for _, e := range list {
 		place := field
-		if e.Location != nil {
+		if e.Location != nil && e.Location.File != "" {
 			place = fmt.Sprintf("%s:%d:%d", e.Location.File, e.Location.Row, e.Location.Col)
 		}
 		problems = append(problems, config.Problem{
 			Field: place,
-			Text:  e.Code + ": " + literals.ReplaceAllString(strings.Join(strings.Fields(e.Message), " "), `"…"`),
+			Text:  e.Code + ": " + redact(e.Message),
 		})
 	}
 	return problems
@@ -172,6 +259,7 @@ type check struct {
 	name   string
 	query  oparego.PreparedEvalQuery
 	denial config.Denial
+	input  inputForm
 	// lifetime is what bounds answers that state no lifetime of their own.
 	lifetime config.Lifetime
 }
@@ -181,7 +269,7 @@ func (c *check) Name() string { return c.name }
 func (c *check) Cost() policy.Cost { return policy.Compute }
 
 func (c *check) Evaluate(ctx context.Context, request *policy.Request) policy.Verdict {
-	input, failure := inputOf(request)
+	input, failure := c.input.of(request)
 	if failure != nil {
 		return policy.Failing(failure)
 	}

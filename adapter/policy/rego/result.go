@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"time"
+	"unicode/utf8"
 
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/config"
@@ -70,7 +71,9 @@ func (c *check) object(members map[string]any) (policy.Verdict, error) {
 	if status != 0 || body != "" || len(headers) > 0 {
 		response, problems := config.NewHTTPResponse(status, body, headers)
 		if len(problems) > 0 {
-			return policy.Verdict{}, problems
+			// The problems quote the header names and the status, and a policy may have made them of the request.
+			return policy.Verdict{}, fmt.Errorf("http_status must be 300 to 599, headers at most %d that are valid in HTTP, no cookie with a comma, and body at most %d bytes",
+				config.MaxResponseHeaders, config.MaxBodyBytes)
 		}
 		denial.HTTP = response
 	}
@@ -124,7 +127,16 @@ func (r *resultReader) text(name string) (value string, ok bool) {
 	if value, ok = v.(string); !ok {
 		r.mistyped(name, v, "a string")
 	}
+	r.requireUTF8(name, value)
 	return value, ok
+}
+
+// requireUTF8 refuses what base64.decode and its like can make: bytes that no protobuf string may hold. A proxy that cannot decode a
+// denial would treat it as an error of the call, and may let the request pass for that.
+func (r *resultReader) requireUTF8(name, value string) {
+	if r.err == nil && !utf8.ValidString(value) {
+		r.err = fmt.Errorf("member %s is not UTF-8", name)
+	}
 }
 
 func (r *resultReader) integer(name string) (value int64, ok bool) {
@@ -158,6 +170,8 @@ func (r *resultReader) texts(name string) map[string]string {
 			r.mistyped(name, member, "an object of strings")
 			return nil
 		}
+		r.requireUTF8(name, key)
+		r.requireUTF8(name, value)
 		values[key] = value
 	}
 	return values

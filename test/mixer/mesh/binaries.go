@@ -35,9 +35,9 @@ type Binaries struct {
 	// Rebuild makes the first use of every binary build it again.
 	Rebuild bool
 
-	mu        sync.Mutex
-	ready     map[string]string // name → path, once known to be good
-	manifests map[string][]byte // version → attribute manifest
+	mu    sync.Mutex
+	ready map[string]string // name → path, once known to be good
+	istio map[string]string // version → folder of Istio's module
 }
 
 var defaultBinaries = sync.OnceValues(FindBinaries)
@@ -96,15 +96,15 @@ func (b *Binaries) Tollgate(ctx context.Context) (string, error) {
 
 // Mixs returns the path of a release's Mixer server. The first build takes minutes.
 func (b *Binaries) Mixs(ctx context.Context, version string) (string, error) {
-	return b.istio(ctx, version, "mixs")
+	return b.istioBinary(ctx, version, "mixs")
 }
 
 // Mixc returns the path of a release's Mixer client.
 func (b *Binaries) Mixc(ctx context.Context, version string) (string, error) {
-	return b.istio(ctx, version, "mixc")
+	return b.istioBinary(ctx, version, "mixc")
 }
 
-func (b *Binaries) istio(ctx context.Context, version, command string) (string, error) {
+func (b *Binaries) istioBinary(ctx context.Context, version, command string) (string, error) {
 	tools, err := b.tools(version)
 	if err != nil {
 		return "", err
@@ -119,33 +119,42 @@ func (b *Binaries) istio(ctx context.Context, version, command string) (string, 
 
 // Manifest returns a release's own attribute manifest: what a Mixer without it calls unknown attributes.
 func (b *Binaries) Manifest(ctx context.Context, version string) ([]byte, error) {
-	tools, err := b.tools(version)
+	return b.IstioFile(ctx, version, manifestPath)
+}
+
+// IstioFile returns a file of a release, by its path in Istio's module.
+func (b *Binaries) IstioFile(ctx context.Context, version, path string) ([]byte, error) {
+	dir, err := b.istioDir(ctx, version)
 	if err != nil {
 		return nil, err
 	}
+	return os.ReadFile(filepath.Join(dir, filepath.FromSlash(path)))
+}
+
+func (b *Binaries) istioDir(ctx context.Context, version string) (string, error) {
+	tools, err := b.tools(version)
+	if err != nil {
+		return "", err
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if manifest, ok := b.manifests[version]; ok {
-		return manifest, nil
+	if dir, ok := b.istio[version]; ok {
+		return dir, nil
 	}
 	// Unlike go list, go mod download also fetches a module whose cache was cleaned after the build.
 	out, err := goCommand(ctx, tools, "mod", "download", "-json", istioModule).Output()
 	if err != nil {
-		return nil, fmt.Errorf("finding the module of Istio %s: %w", version, withStderr(err))
+		return "", fmt.Errorf("finding the module of Istio %s: %w", version, withStderr(err))
 	}
 	var module struct{ Dir string }
 	if err := json.Unmarshal(out, &module); err != nil {
-		return nil, err
+		return "", err
 	}
-	manifest, err := os.ReadFile(filepath.Join(module.Dir, manifestPath))
-	if err != nil {
-		return nil, err
+	if b.istio == nil {
+		b.istio = make(map[string]string)
 	}
-	if b.manifests == nil {
-		b.manifests = make(map[string][]byte)
-	}
-	b.manifests[version] = manifest
-	return manifest, nil
+	b.istio[version] = module.Dir
+	return module.Dir, nil
 }
 
 // tools returns the folder of the module that pins a release.

@@ -29,6 +29,8 @@ type TollgateOptions struct {
 	Dial []grpc.DialOption
 	// Binaries, if not those of the checkout around the working directory.
 	Binaries *Binaries
+	// Path is the binary to run in place of Binaries' tollgate, such as one built with other tags.
+	Path string
 }
 
 // Tollgate is a running tollgate binary.
@@ -47,15 +49,17 @@ type Tollgate struct {
 
 // StartTollgate starts the real binary and waits until its health service says that it serves.
 func StartTollgate(ctx context.Context, opts TollgateOptions) (*Tollgate, error) {
-	binaries, err := orDefault(opts.Binaries)
-	if err != nil {
-		return nil, err
+	t := &Tollgate{opts: opts, binary: opts.Path}
+	if t.binary == "" {
+		binaries, err := orDefault(opts.Binaries)
+		if err != nil {
+			return nil, err
+		}
+		if t.binary, err = binaries.Tollgate(ctx); err != nil {
+			return nil, err
+		}
 	}
-	binary, err := binaries.Tollgate(ctx)
-	if err != nil {
-		return nil, err
-	}
-	t := &Tollgate{opts: opts, binary: binary}
+	var err error
 	if t.opts.Dir == "" {
 		if t.tmp, err = os.MkdirTemp("", "tollgate-"); err != nil {
 			return nil, err

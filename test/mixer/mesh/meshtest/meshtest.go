@@ -4,6 +4,8 @@ package meshtest
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -84,8 +86,16 @@ func NoConfigErrors(t *testing.T, mixer *mesh.Mixer) {
 	}
 }
 
+// shownLines of a log are enough to see what went wrong last; a log at debug has thousands.
+const shownLines = 60
+
 func showLog(t *testing.T, name string, log *mesh.Log) {
-	if t.Failed() {
-		t.Logf("log of %s:\n%s", name, log)
+	if !t.Failed() {
+		return
 	}
+	lines := strings.SplitAfter(log.String(), "\n")
+	if more := len(lines) - shownLines; more > 0 {
+		lines = append([]string{fmt.Sprintf("(%d lines before)\n", more)}, lines[more:]...)
+	}
+	t.Logf("log of %s:\n%s", name, strings.Join(lines, ""))
 }

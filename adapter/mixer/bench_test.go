@@ -1,0 +1,88 @@
+package mixer
+
+import (
+	"fmt"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/tollgate-mesh/tollgate/adapter/mixer/mixertest"
+	"github.com/tollgate-mesh/tollgate/config/configpb"
+)
+
+// BenchmarkCheck measures the adapter's own work in one process: a call's bytes → decision → the reply's bytes, with a compiled
+// handler and without gRPC, metrics and logs. BenchmarkServer in package adapter measures the whole.
+func BenchmarkCheck(b *testing.B) {
+	rego := func(source string) *configpb.Params {
+		return &configpb.Params{Policy: []string{source}, CheckMethod: proto.String("data.p.allow")}
+	}
+	for _, c := range []struct {
+		name   string
+		params *configpb.Params
+		token  string
+		code   int32
+	}{
+		{"header/allow", &configpb.Params{AuthKey: proto.String("abc")}, "abc", 0},
+		{"header/deny", &configpb.Params{AuthKey: proto.String("abc")}, "abd", 7},
+		{"rego/comparison", rego("package p\nallow { input.subject.user == \"alice\" }"), "", 0},
+		{"rego/rules", rego(`package p
+policy = [{"rule": {"verbs": ["GET", "POST"], "users": ["bob", "alice"]}}]
+default allow = false
+allow = true {
+	rule = policy[_].rule
+	input.subject.user = rule.users[_]
+	input.action.method = rule.verbs[_]
+}`), "", 0},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			door := newTestDoor(b, quiet{})
+			codec := NewCodec()
+			text := string(mixertest.Call(c.params, c.token))
+			if got := door.check(b.Context(), checkTemplates[0], text).Status.Code; got != c.code {
+				b.Fatalf("code is %d, not %d", got, c.code)
+			}
+			b.ReportAllocs()
+			b.SetBytes(int64(len(text)))
+			for b.Loop() {
+				if _, err := codec.Marshal(door.check(b.Context(), checkTemplates[0], text)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkFirstCall measures what a new configuration costs: decoded, validated, compiled and asked once.
+func BenchmarkFirstCall(b *testing.B) {
+	for name, params := range map[string]func(i int) *configpb.Params{
+		"header": func(i int) *configpb.Params {
+			return &configpb.Params{Name: fmt.Sprintf("h-%d", i), AuthKey: proto.String("abc")}
+		},
+		"rego": func(i int) *configpb.Params {
+			return &configpb.Params{
+				Name: fmt.Sprintf("h-%d", i), Policy: []string{"package p\nallow { input.subject.user == \"alice\" }"}, CheckMethod: proto.String("data.p.allow"),
+			}
+		},
+	} {
+		b.Run(name, func(b *testing.B) {
+			door := newTestDoor(b, quiet{})
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				if code := door.check(b.Context(), checkTemplates[0], string(mixertest.Call(params(i), "abc"))).Status.Code; code != 0 {
+					b.Fatalf("code is %d", code)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkDecodeAuthorization(b *testing.B) {
+	text := string(mixertest.Call(&configpb.Params{AuthKey: proto.String("abc")}, "abc"))
+	b.ReportAllocs()
+	b.SetBytes(int64(len(text)))
+	for b.Loop() {
+		if _, err := decodeAuthorization(text); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
