@@ -55,6 +55,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		return nil, err
 	}
 	observer := observe.New(logger, version)
+	observer.CountSecrets(secrets.Unavailable)
 	compiler := &policy.Compiler{
 		Kinds:   []policy.Kind{header.Kind{Secrets: headerSecrets{secrets}}, rego.Kind{}},
 		Timeout: s.EvaluationTimeout,

