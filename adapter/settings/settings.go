@@ -98,7 +98,7 @@ func Default() Settings {
 			MessageBytes:     16 << 20,
 			ConcurrentChecks: 256,
 			QueueWait:        10 * time.Millisecond,
-			Handlers:         Handlers{Entries: 256, Bytes: 4 << 20, Compiling: 1, Waiting: 64, RetryAfter: 5 * time.Second},
+			Handlers:         Handlers{Entries: 256, Bytes: 4 << 20, Compiling: 4, Waiting: 64, RetryAfter: 5 * time.Second},
 		},
 		Shutdown: Shutdown{Timeout: 10 * time.Second},
 	}

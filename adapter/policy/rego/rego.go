@@ -30,21 +30,22 @@ const (
 	ReasonDeny  = "policy_deny"
 )
 
-// unavailable built-ins: they send requests on a caller's behalf, wait on the network, or show the process's environment. Those
-// for JSON schemas follow a $ref to a file, whatever capabilities say, and their errors show what it holds.
-var unavailable = map[string]bool{
-	"http.send":          true,
-	"json.match_schema":  true,
-	"json.verify_schema": true,
-	"net.lookup_ip_addr": true,
-	"opa.runtime":        true,
+// unavailable built-ins, by name or by everything below a name: they send requests on a caller's behalf, wait on the network, or
+// show the process's environment. Those for JSON schemas follow a $ref to a file, whatever capabilities say, and their errors show
+// what it holds. The last two can end the process, by memory and by stack, with a single argument that a caller may choose.
+var unavailable = []string{"http.send", "net.lookup_ip_addr", "opa.runtime", "json.match_schema", "json.verify_schema", "bits.lsh", "graphql."}
+
+func isUnavailable(builtin string) bool {
+	return slices.ContainsFunc(unavailable, func(name string) bool {
+		return builtin == name || strings.HasSuffix(name, ".") && strings.HasPrefix(builtin, name)
+	})
 }
 
 func capabilities() *ast.Capabilities {
 	c := ast.CapabilitiesForThisVersion()
 	kept := c.Builtins[:0:0]
 	for _, b := range c.Builtins {
-		if !unavailable[b.Name] {
+		if !isUnavailable(b.Name) {
 			kept = append(kept, b)
 		}
 	}
@@ -107,6 +108,11 @@ func parse(sources []string, version ast.RegoVersion, caps *ast.Capabilities) (m
 	var problems config.Problems
 	for i, source := range sources {
 		name := fmt.Sprintf("policy[%d]", i)
+		if strings.Count(source, `$"`)+strings.Count(source, "$`") > maxTemplates {
+			problems = append(problems, config.Problem{Field: name, Text: fmt.Sprintf(
+				"has more than %d template strings, and the parser takes memory for each beyond measure; use sprintf or split the module", maxTemplates)})
+			continue
+		}
 		module, err := ast.ParseModuleWithOpts(name, source, ast.ParserOptions{RegoVersion: version, Capabilities: caps})
 		switch {
 		case err != nil:
@@ -122,6 +128,9 @@ func parse(sources []string, version ast.RegoVersion, caps *ast.Capabilities) (m
 	}
 	return modules, problems
 }
+
+// maxTemplates bounds what starts a template string. Some hundred thousand of them in a megabyte end the process in OPA's parser.
+const maxTemplates = 1000
 
 // maxNesting is far beyond what policies need and takes milliseconds to compile. Twice as much takes minutes, in which no other
 // handler could be compiled.
