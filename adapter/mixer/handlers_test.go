@@ -103,14 +103,6 @@ func presenting(token string) *policy.Request {
 	}}}
 }
 
-// soon is a context that ends before a gated kind ever compiles.
-func soon(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 func TestHandlersCompileOnceForAHundredFirstCalls(t *testing.T) {
 	kind := newGatedKind()
 	seen := &ledger{}

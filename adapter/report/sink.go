@@ -1,0 +1,66 @@
+package report
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tollgate-mesh/tollgate/adapter/report/record"
+)
+
+// Sink delivers records. It is used by one lane, from as many goroutines as the lane has concurrency.
+type Sink interface {
+	// Deliver hands a batch over and returns when the other side has it for good, as the sink's page in docs/ says. An error that is
+	// no *Undelivered counts as retryable. A batch that was partly handed over may be handed over again as a whole.
+	Deliver(ctx context.Context, batch []record.Record) error
+	// Close lets go of what the sink holds, after the last Deliver.
+	Close(ctx context.Context) error
+}
+
+// Undelivered is why a batch was not delivered, and what follows from it.
+type Undelivered struct {
+	// Permanent means that it can never be: the records become dead letters.
+	Permanent bool
+	// Records are the indices in the batch that Permanent is about, in ascending order; nil for all of them. The others were delivered.
+	Records []int
+	// After is how long the other side asked to be left alone; 0 where it did not.
+	After time.Duration
+	// Err is the cause.
+	Err error
+}
+
+// Error returns the cause and whether it is for good.
+func (u *Undelivered) Error() string {
+	switch {
+	case u.Permanent:
+		return fmt.Sprintf("refused for good: %v", u.Err)
+	case u.After > 0:
+		return fmt.Sprintf("throttled for %s: %v", u.After, u.Err)
+	default:
+		return u.Err.Error()
+	}
+}
+
+// Unwrap returns the cause.
+func (u *Undelivered) Unwrap() error { return u.Err }
+
+// Permanent marks an error as final for a whole batch.
+func Permanent(err error) error { return &Undelivered{Permanent: true, Err: err} }
+
+// Throttled marks an error after which the other side wants a pause.
+func Throttled(after time.Duration, err error) error { return &Undelivered{After: after, Err: err} }
+
+// asUndelivered gives every error a class.
+func asUndelivered(err error) *Undelivered {
+	u, ok := errors.AsType[*Undelivered](err)
+	switch {
+	case !ok:
+		return &Undelivered{Err: err}
+	case u.Err == nil:
+		known := *u
+		known.Err = errors.New("the sink gave no cause")
+		return &known
+	}
+	return u
+}
