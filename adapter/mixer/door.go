@@ -2,7 +2,6 @@ package mixer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime/debug"
 	"time"
@@ -124,9 +123,6 @@ func panicked(t checkTemplate, r any) policy.Decision {
 }
 
 func malformed(t checkTemplate, err error) policy.Decision {
-	if !errors.Is(err, errWire) {
-		err = errWire
-	}
 	return policy.Fail(config.MalformedRequest, "%s: %v; check that the template resource is the one that belongs to this version", t.service, err).
 		Resolve(config.Modes{})
 }

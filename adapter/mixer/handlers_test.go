@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/tollgate-mesh/tollgate/adapter/attribute"
 	"github.com/tollgate-mesh/tollgate/adapter/mixer/mixertest"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/header"
@@ -98,8 +99,8 @@ func keyParams(name string) string {
 }
 
 func presenting(token string) *policy.Request {
-	return &policy.Request{Subject: &policy.Subject{Properties: policy.Properties{
-		{Name: config.AuthKeyProperty, Value: policy.TextValue(policy.StringValue, token)},
+	return &policy.Request{Subject: &policy.Subject{Properties: attribute.Map{
+		{Name: config.AuthKeyProperty, Value: attribute.OfText(attribute.String, token)},
 	}}}
 }
 

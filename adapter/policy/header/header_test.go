@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tollgate-mesh/tollgate/adapter/attribute"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/header"
 	"github.com/tollgate-mesh/tollgate/config"
@@ -59,13 +60,13 @@ func compile(tb testing.TB, s secrets, check config.HeaderCheck) policy.Check {
 	return checks[0]
 }
 
-func text(s string) policy.Value { return policy.TextValue(policy.StringValue, s) }
+func text(s string) attribute.Value { return attribute.OfText(attribute.String, s) }
 
 // presenting is a request whose subject has the token.
-func presenting(values ...policy.Value) *policy.Request {
+func presenting(values ...attribute.Value) *policy.Request {
 	subject := &policy.Subject{}
 	for _, v := range values {
-		subject.Properties = append(subject.Properties, policy.NamedValue{Name: "token", Value: v})
+		subject.Properties = append(subject.Properties, attribute.Entry{Name: "token", Value: v})
 	}
 	return &policy.Request{Subject: subject}
 }
@@ -99,26 +100,26 @@ func TestEvaluate(t *testing.T) {
 		{"very long", presenting(text(strings.Repeat("abc", 1<<20))), mismatch},
 		{"empty", presenting(text("")), missing},
 		{"no property", presenting(), missing},
-		{"another property", &policy.Request{Subject: &policy.Subject{Properties: policy.Properties{{Name: "Token", Value: text("abc")}}}}, missing},
-		{"the action's property", &policy.Request{Subject: &policy.Subject{}, Action: &policy.Action{Properties: policy.Properties{{Name: "token", Value: text("abc")}}}}, missing},
+		{"another property", &policy.Request{Subject: &policy.Subject{Properties: attribute.Map{{Name: "Token", Value: text("abc")}}}}, missing},
+		{"the action's property", &policy.Request{Subject: &policy.Subject{}, Action: &policy.Action{Properties: attribute.Map{{Name: "token", Value: text("abc")}}}}, missing},
 		{"another field of the subject", &policy.Request{Subject: &policy.Subject{User: "abc", Groups: "abc"}}, missing},
 		{"no subject", &policy.Request{Action: &policy.Action{}}, missing},
 		{"nothing at all", &policy.Request{}, missing},
 		{"of several the last counts, and matches", presenting(text("abx"), text("abc")), match},
 		{"of several the last counts, and does not match", presenting(text("abc"), text("abx")), mismatch},
 		{"of several the last counts, and is empty", presenting(text("abc"), text("")), missing},
-		{"of several the last counts, and is no text", presenting(text("abc"), policy.Int64(1)), mismatch},
-		{"an email address", presenting(policy.TextValue(policy.EmailValue, "abc")), match},
-		{"a DNS name", presenting(policy.TextValue(policy.DNSNameValue, "abc")), match},
-		{"a URI", presenting(policy.TextValue(policy.URIValue, "abc")), match},
-		{"an empty URI", presenting(policy.TextValue(policy.URIValue, "")), missing},
-		{"an unknown value", presenting(policy.Value{}), mismatch},
-		{"a number", presenting(policy.Int64(0)), mismatch},
-		{"a double", presenting(policy.Double(0)), mismatch},
-		{"a bool", presenting(policy.Bool(true)), mismatch},
-		{"an address", presenting(policy.IP("abcd")), mismatch},
-		{"a time", presenting(policy.Timestamp(1, 1)), mismatch},
-		{"a duration", presenting(policy.Duration(1, 1)), mismatch},
+		{"of several the last counts, and is no text", presenting(text("abc"), attribute.OfInt64(1)), mismatch},
+		{"an email address", presenting(attribute.OfText(attribute.Email, "abc")), match},
+		{"a DNS name", presenting(attribute.OfText(attribute.DNSName, "abc")), match},
+		{"a URI", presenting(attribute.OfText(attribute.URI, "abc")), match},
+		{"an empty URI", presenting(attribute.OfText(attribute.URI, "")), missing},
+		{"an unknown value", presenting(attribute.Value{}), mismatch},
+		{"a number", presenting(attribute.OfInt64(0)), mismatch},
+		{"a double", presenting(attribute.OfDouble(0)), mismatch},
+		{"a bool", presenting(attribute.OfBool(true)), mismatch},
+		{"an address", presenting(attribute.OfIP("abcd")), mismatch},
+		{"a time", presenting(attribute.OfTimestamp(1, 1)), mismatch},
+		{"a duration", presenting(attribute.OfDuration(1, 1)), mismatch},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -137,7 +138,7 @@ func TestEvaluate(t *testing.T) {
 func TestNumbersAreNoCredentials(t *testing.T) {
 	t.Parallel()
 	check := compile(t, nil, config.HeaderCheck{Property: token, Digests: digests("1", "true", "97.98.99.100", "1.5", "unknown")})
-	for _, v := range []policy.Value{policy.Int64(1), policy.Bool(true), policy.IP("abcd"), policy.Double(1.5), {}} {
+	for _, v := range []attribute.Value{attribute.OfInt64(1), attribute.OfBool(true), attribute.OfIP("abcd"), attribute.OfDouble(1.5), {}} {
 		assert.Equal(t, mismatch, check.Evaluate(t.Context(), presenting(v)), v.Kind().String())
 	}
 }
@@ -149,7 +150,7 @@ func TestEmptyNeverPasses(t *testing.T) {
 	for _, request := range []*policy.Request{{}, presenting(), presenting(text("")), presenting(text("x"), text(""))} {
 		assert.Equal(t, missing, check.Evaluate(t.Context(), request))
 	}
-	assert.Equal(t, mismatch, check.Evaluate(t.Context(), presenting(policy.Value{})), "an unknown value is not the empty one")
+	assert.Equal(t, mismatch, check.Evaluate(t.Context(), presenting(attribute.Value{})), "an unknown value is not the empty one")
 }
 
 func TestNothingExpected(t *testing.T) {
@@ -165,7 +166,7 @@ func TestNothingExpected(t *testing.T) {
 func TestActionProperty(t *testing.T) {
 	t.Parallel()
 	check := compile(t, nil, config.HeaderCheck{Property: config.Property{Action: true, Name: "token"}, Digests: digests("abc")})
-	action := &policy.Action{Properties: policy.Properties{{Name: "token", Value: text("abc")}}}
+	action := &policy.Action{Properties: attribute.Map{{Name: "token", Value: text("abc")}}}
 	assert.Equal(t, match, check.Evaluate(t.Context(), &policy.Request{Action: action}))
 	assert.Equal(t, missing, check.Evaluate(t.Context(), presenting(text("abc"))), "the subject's does not count")
 }
@@ -177,7 +178,7 @@ func TestSecretAway(t *testing.T) {
 		name      string
 		secrets   secrets
 		digests   []config.Digest
-		presented policy.Value
+		presented attribute.Value
 		want      policy.Result
 		down      bool
 	}{
@@ -187,7 +188,7 @@ func TestSecretAway(t *testing.T) {
 		{"nothing matches", secrets{"a": away(), "b": holds("abc")}, digests("def"), text("xyz"), policy.Failed, true},
 		{"all are away", secrets{"a": away(), "b": away()}, nil, text("abc"), policy.Failed, true},
 		{"nothing was presented", secrets{"a": away()}, nil, text(""), policy.Denied, false},
-		{"no text was presented", secrets{"a": away()}, nil, policy.Int64(1), policy.Denied, false},
+		{"no text was presented", secrets{"a": away()}, nil, attribute.OfInt64(1), policy.Denied, false},
 		{"an away secret's last values do not count", secrets{"a": {digests: digests("abc"), err: errAway}}, nil, text("abc"), policy.Failed, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {

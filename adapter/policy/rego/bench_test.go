@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tollgate-mesh/tollgate/adapter/attribute"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/rego"
 	"github.com/tollgate-mesh/tollgate/config"
@@ -21,7 +22,7 @@ func bucketAdmins(b *testing.B) (*config.Handler, *policy.Request) {
 		Subject: &policy.Subject{User: "alice", Groups: "bucket-admins"},
 		Action: &policy.Action{
 			Namespace: "default", Service: "storage", Method: "storage.buckets.list", Path: "/v1/buckets",
-			Properties: policy.Properties{{Name: "version", Value: policy.TextValue(policy.StringValue, "v1")}},
+			Properties: attribute.Map{{Name: "version", Value: attribute.OfText(attribute.String, "v1")}},
 		},
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
+	"github.com/tollgate-mesh/tollgate/adapter/attribute"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/config"
 )
@@ -74,7 +75,7 @@ func text(s string) *ast.Term {
 	return ast.StringTerm(s)
 }
 
-func (f inputForm) insertProperties(parent ast.Object, owner string, properties policy.Properties) *policy.Failure {
+func (f inputForm) insertProperties(parent ast.Object, owner string, properties attribute.Map) *policy.Failure {
 	if len(properties) == 0 {
 		return nil
 	}
@@ -92,32 +93,32 @@ func (f inputForm) insertProperties(parent ast.Object, owner string, properties 
 
 // term returns the Rego form of a value as Mixer's opa adapter has it: times as RFC 3339, durations as nanoseconds. It is nil
 // where there is none.
-func (f inputForm) term(v policy.Value) *ast.Term {
+func (f inputForm) term(v attribute.Value) *ast.Term {
 	switch v.Kind() {
-	case policy.StringValue, policy.EmailValue, policy.DNSNameValue, policy.URIValue:
+	case attribute.String, attribute.Email, attribute.DNSName, attribute.URI:
 		s, _ := v.Text()
 		return text(s)
-	case policy.Int64Value:
+	case attribute.Int64:
 		return integer(v.Int64())
-	case policy.DoubleValue:
+	case attribute.Double:
 		// JSON's form, which is also what policies see of a number as text. NaN and the infinities have none.
 		number, err := json.Marshal(v.Double())
 		if err != nil {
 			return nil
 		}
 		return ast.NewTerm(ast.Number(json.Number(number)))
-	case policy.BoolValue:
+	case attribute.Bool:
 		return ast.BooleanTerm(v.Bool())
-	case policy.IPValue:
+	case attribute.IP:
 		if f.rawIP {
 			return ast.StringTerm(base64.StdEncoding.EncodeToString(v.IP()))
 		}
 		return ast.StringTerm(v.IP().String())
-	case policy.TimestampValue:
+	case attribute.Timestamp:
 		return ast.StringTerm(v.Time().Format(time.RFC3339Nano))
-	case policy.DurationValue:
+	case attribute.Duration:
 		return integer(v.Duration().Nanoseconds())
-	case policy.UnknownValue:
+	case attribute.Unknown:
 	}
 	return nil
 }
