@@ -18,11 +18,11 @@ RUN make build VERSION="${VERSION}"
 FROM scratch
 ARG VERSION=dev
 LABEL org.opencontainers.image.title="tollgate" \
-      org.opencontainers.image.description="Policy and telemetry backend for Istio's Mixer" \
+      org.opencontainers.image.description="Policy adapter for Istio's Mixer" \
       org.opencontainers.image.source="https://github.com/tollgate-mesh/tollgate" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}"
-# HTTPS to policy sources and sinks needs public roots; private ones are mounted.
+# Public roots, for what will be reached over HTTPS; private ones are mounted.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /src/LICENSE /LICENSE
 COPY --from=build /src/bin/tollgate /tollgate
@@ -33,8 +33,7 @@ EXPOSE 44225
 # An exec probe runs `/tollgate healthcheck`.
 ENTRYPOINT ["/tollgate"]
 # As is, it listens on the container's loopback only, which suits a sidecar of
-# Mixer. To be reached from other pods the operator passes TLS in a settings
-# file, `serve --settings /etc/tollgate/settings.yaml`, or consents to plaintext
-# by name, `serve --listen 0.0.0.0:44225 --allow-plaintext`. The image does not
-# give that consent for them.
+# Mixer. To be reached from other pods the operator consents to plaintext by
+# name, `serve --listen 0.0.0.0:44225 --allow-plaintext`, or in a settings file.
+# The image does not give that consent for them.
 CMD ["serve"]

@@ -16,7 +16,7 @@ BENCH ?= .
 BENCHTIME ?= 1s
 IMAGE ?= tollgate:$(VERSION)
 CONTAINER_TOOL ?= $(firstword $(foreach tool,docker podman buildah,$(shell command -v $(tool))))
-# The breaking-change check of config.proto and the templates.
+# The breaking-change check of config.proto.
 PROTO_BREAKING = go -C tools/buf tool buf breaking ../../config --against ../../config/testdata/released.binpb --config breaking.yaml
 
 MIXERS := 1.7.8 1.6.14 1.5.10
@@ -92,7 +92,7 @@ generate-check: ## Fail if what is generated differs from what is there
 	hack/generate-check.sh
 
 .PHONY: proto-breaking
-proto-breaking: ## Fail if a .proto file breaks what users have
+proto-breaking: ## Fail if config.proto breaks what users have
 	$(if $(PROTO_BREAKING),,$(error PROTO_BREAKING names no check))
 	$(PROTO_BREAKING)
 

@@ -65,7 +65,7 @@ func New(logger *slog.Logger, version string) *Observer {
 		}, []string{"handler", "outcome", "class"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "tollgate_decision_seconds",
-			Help:    "Time from a decoded call to its decision, by outcome.",
+			Help:    "Time from a received call to its decision, by outcome.",
 			Buckets: []float64{10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1, 2.5},
 		}, []string{"outcome"}),
 		compiled: prometheus.NewCounterVec(prometheus.CounterOpts{

@@ -8,7 +8,7 @@ import (
 
 // Check is one check of a compiled policy. It is immutable and used by many requests at once.
 type Check interface {
-	// Name labels the check in reasons and metrics.
+	// Name labels the check in decisions and logs.
 	Name() string
 	// Cost says how dear an evaluation is. Cheap checks run first, and only others are given a deadline.
 	Cost() Cost

@@ -1,4 +1,4 @@
-// Command tollgate is the out-of-process policy and telemetry adapter for Istio's Mixer.
+// Command tollgate is the out-of-process policy adapter for Istio's Mixer.
 package main
 
 import (
@@ -24,7 +24,7 @@ func main() {
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "tollgate",
-		Short: "Policy and telemetry adapter for Istio's Mixer",
+		Short: "Policy adapter for Istio's Mixer",
 		Long: "Tollgate answers Mixer's checks: against expected headers, or against Rego policies.\n" +
 			"It never lets a request pass silently: what happens when a check cannot decide is the operator's choice, cause by cause.",
 		SilenceUsage:  true,

@@ -273,8 +273,8 @@ type Params struct {
 	Policy []string `protobuf:"bytes,4,rep,name=policy,proto3" json:"policy,omitempty"`
 	// The rule that decides, such as data.mixerauthz.allow. It yields a bool or a result object.
 	CheckMethod *string `protobuf:"bytes,5,opt,name=check_method,json=checkMethod,proto3,oneof" json:"check_method,omitempty"`
-	// Mixer's opa adapter's word for its failure mode: true answers PERMISSION_DENIED where the policy fails, false allows,
-	// once. Absent means closed, unlike in Mixer's own adapter. Not together with `failure`.
+	// Mixer's opa adapter's word for its failure mode: true answers PERMISSION_DENIED where the policy fails, false lets
+	// this one request pass, except for overload and panic. Absent means closed, unlike in Mixer's own adapter. Not together with `failure`.
 	FailClose *bool `protobuf:"varint,6,opt,name=fail_close,json=failClose,proto3,oneof" json:"fail_close,omitempty"`
 	// The language of `policy`.
 	RegoVersion Params_RegoVersion `protobuf:"varint,7,opt,name=rego_version,json=regoVersion,proto3,enum=tollgate.config.v1.Params_RegoVersion" json:"rego_version,omitempty"`
@@ -410,7 +410,7 @@ func (x *Params) GetEvaluationTimeout() *durationpb.Duration {
 // `sha256` and `secrets`; at least one is needed. Values are compared in constant time.
 type HeaderCheck struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Names the check in reasons and metrics; by default the property's name.
+	// The check's name in logs, as header/<name>; by default the property's, in lower case and with '_' for other characters.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The property of the instance's subject to compare. Exactly one of subject_property and action_property.
 	SubjectProperty *string `protobuf:"bytes,2,opt,name=subject_property,json=subjectProperty,proto3,oneof" json:"subject_property,omitempty"`
