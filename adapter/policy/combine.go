@@ -35,7 +35,12 @@ type combination struct {
 }
 
 func newCombination(handler *config.Handler) combination {
-	return combination{handler: handler, rank: precedence[handler.Require]}
+	rank, ok := precedence[handler.Require]
+	if !ok {
+		// All is the stricter, whatever was meant.
+		rank = precedence[config.All]
+	}
+	return combination{handler: handler, rank: rank}
 }
 
 func (c *combination) standingOf(v Verdict) standing {

@@ -222,7 +222,8 @@ func (s Settings) Validate() error {
 		value       int
 		least, most int
 	}{
-		{"limits.message_bytes", s.Limits.MessageBytes, 64 << 10, 1 << 30},
+		// Room for the largest params and a large request: what gRPC refuses, Mixer reads as INTERNAL, and a mesh may let that pass.
+		{"limits.message_bytes", s.Limits.MessageBytes, 8 << 20, 1 << 30},
 		{"limits.concurrent_checks", s.Limits.ConcurrentChecks, 1, 1 << 20},
 		{"limits.handlers.entries", s.Limits.Handlers.Entries, 1, 1 << 20},
 		{"limits.handlers.bytes", s.Limits.Handlers.Bytes, 64 << 10, 1 << 30},

@@ -53,7 +53,7 @@ func NewServer(codec encoding.CodecV2, maxMessageBytes int, logger *slog.Logger)
 	)
 }
 
-// recovery answers a call that panicked. It never answers INTERNAL, which a proxy may turn into an allow.
+// recovery answers a call that panicked, as a last resort: Mixer reads any gRPC error as INTERNAL, so check calls recover in the door.
 type recovery struct {
 	logger *slog.Logger
 }

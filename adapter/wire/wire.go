@@ -61,7 +61,7 @@ func (r *Reader) Next() (field int32, typ Type, ok bool) {
 	} else {
 		tag = r.longVarint()
 	}
-	field, typ = int32(tag>>3), Type(tag&7) //nolint:gosec // a number out of range turns negative and is refused below
+	field, typ = int32(tag>>3), Type(tag&7) //nolint:gosec // wraps as gogo's decoders do; what turns out zero or negative is refused below
 	if field <= 0 || typ == groupEnd {
 		r.err = ErrMalformed
 	}

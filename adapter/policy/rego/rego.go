@@ -32,8 +32,8 @@ const (
 
 // unavailable built-ins, by name or by everything below a name: they send requests on a caller's behalf, wait on the network, or
 // show the process's environment. Those for JSON schemas follow a $ref to a file, whatever capabilities say, and their errors show
-// what it holds. The last two can end the process, by memory and by stack, with a single argument that a caller may choose.
-var unavailable = []string{"http.send", "net.lookup_ip_addr", "opa.runtime", "json.match_schema", "json.verify_schema", "bits.lsh", "graphql."}
+// what it holds. The last three can end the process, by memory or by stack, with a single argument that a caller may choose.
+var unavailable = []string{"http.send", "net.lookup_ip_addr", "opa.runtime", "json.match_schema", "json.verify_schema", "bits.lsh", "graphql.", "rego.parse_module"}
 
 func isUnavailable(builtin string) bool {
 	return slices.ContainsFunc(unavailable, func(name string) bool {
