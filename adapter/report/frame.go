@@ -14,7 +14,7 @@ import (
 //	version  1 byte
 //	kind     1 byte
 //	origin   16 bytes: with the frame's sequence and the index of a record, the record's id
-//	handler, caller: each a length as varint and so many bytes
+//	handler, caller, delivery: each a length as varint and so many bytes; delivery is a record.Delivery in wire form
 //	instances: each a length as varint and so many bytes, to the end
 //
 // The queue's own checksum guards it, so decoding trusts lengths no further than the payload reaches.
@@ -32,7 +32,7 @@ func appendText(dst []byte, text string) []byte {
 
 // frameSize bounds the payload of a call.
 func frameSize(call *Call) int {
-	size := frameHeader + 2*binary.MaxVarintLen32 + len(call.Handler) + len(call.Caller)
+	size := frameHeader + 3*binary.MaxVarintLen32 + len(call.Handler) + len(call.Caller) + len(call.Delivery)
 	for _, instance := range call.Instances {
 		size += binary.MaxVarintLen32 + len(instance)
 	}
@@ -44,6 +44,7 @@ func appendFrame(dst []byte, call *Call, origin record.SpoolID) []byte {
 	dst = append(dst, origin[:]...)
 	dst = appendText(dst, call.Handler)
 	dst = appendText(dst, call.Caller)
+	dst = appendText(dst, call.Delivery)
 	for _, instance := range call.Instances {
 		dst = appendText(dst, instance)
 	}
@@ -72,12 +73,17 @@ func decodeFrame(frame *spool.Frame) ([]record.Record, error) {
 		text, rest = rest[n:n+int(size)], rest[n+int(size):] //nolint:gosec // and so is size
 		return text, true
 	}
-	for _, field := range []*string{&r.Handler, &r.Caller} {
+	var delivery string
+	for _, field := range []*string{&r.Handler, &r.Caller, &delivery} {
 		text, ok := next()
 		if !ok {
 			return nil, fmt.Errorf("%w: sequence %d", errFrame, frame.Sequence)
 		}
 		*field = text
+	}
+	var err error
+	if r.Delivery, err = record.ParseDelivery(delivery); err != nil {
+		return nil, fmt.Errorf("%w: sequence %d: %w", errFrame, frame.Sequence, err)
 	}
 	for rest != "" {
 		instance, ok := next()

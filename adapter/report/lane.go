@@ -73,6 +73,7 @@ type DeadLetters interface {
 // lane delivers what one queue holds to one sink.
 type lane struct {
 	Lane
+	chooser Chooser // nil where the sink takes every kind
 	logger  *slog.Logger
 	hurried chan struct{}
 	slots   chan struct{}
@@ -121,6 +122,7 @@ func newLane(l Lane, logger *slog.Logger) *lane {
 
 		patience: patience,
 	}
+	lane.chooser, _ = l.Sink.(Chooser)
 	for _, often := range []*rate.Sometimes{&lane.unreadQueue, &lane.unreadFrame, &lane.undelivered, &lane.buried, &lane.panicked} {
 		often.Interval = complaintInterval
 	}
@@ -184,8 +186,8 @@ func (l *lane) take(ctx context.Context, frame *spool.Frame) {
 	case err != nil:
 		l.takeUnreadable(ctx, frame, err)
 		return
-	case len(records) == 0:
-		l.Queue.Done(frame.Sequence, spool.Outcome{})
+	case len(records) == 0 || l.chooser != nil && !l.chooser.Takes(records[0].Kind):
+		l.Queue.Done(frame.Sequence, spool.Outcome{Filtered: len(records)})
 		return
 	}
 	open := &openFrame{sequence: frame.Sequence}

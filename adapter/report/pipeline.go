@@ -23,6 +23,10 @@ type Call struct {
 	Handler string
 	// Caller is who called, as far as the transport knows; empty if it does not.
 	Caller string
+	// Sinks are the names of those that get it, each once; nil for all.
+	Sinks []string
+	// Delivery is a record.Delivery in wire form; empty for the defaults.
+	Delivery string
 	// Instances are the instances in wire form.
 	Instances []string
 }
@@ -80,22 +84,30 @@ func NewPipeline(lanes []Lane, logger *slog.Logger) (*Pipeline, error) {
 // Sinks returns the names of the sinks.
 func (p *Pipeline) Sinks() []string { return slices.Clone(p.names) }
 
-// Accept keeps a call for every sink, and returns when each of them has it as durably as the settings say. An error means that the
+// Accept keeps a call for each of its sinks, and returns when each of them has it as durably as the settings say. An error means that the
 // call is refused; why is in its class, spool.ClassOf.
 func (p *Pipeline) Accept(ctx context.Context, call *Call) error {
 	if len(call.Instances) == 0 {
 		return nil
 	}
+	names := call.Sinks
+	if names == nil {
+		names = p.names
+	}
 	size := frameSize(call)
-	reservations := make([]*spool.Reservation, 0, len(p.names))
+	reservations := make([]*spool.Reservation, 0, len(names))
 	defer func() {
 		for _, r := range reservations {
 			r.Release()
 		}
 	}()
 	// Room everywhere before anything is written: a call is kept by all of its sinks or by none, as far as room decides.
-	for _, name := range p.names {
-		r, err := p.lanes[name].Queue.Reserve(ctx, size, len(call.Instances))
+	for _, name := range names {
+		lane := p.lanes[name]
+		if lane == nil {
+			return fmt.Errorf("there is no sink %q", name)
+		}
+		r, err := lane.Queue.Reserve(ctx, size, len(call.Instances))
 		if err != nil {
 			return err
 		}

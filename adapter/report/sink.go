@@ -18,6 +18,12 @@ type Sink interface {
 	Close(ctx context.Context) error
 }
 
+// Chooser is a Sink that is not for records of every kind. Those it does not take are counted as filtered and not handed to it.
+type Chooser interface {
+	// Takes reports whether the sink is for records of the kind.
+	Takes(kind record.Kind) bool
+}
+
 // Undelivered is why a batch was not delivered, and what follows from it.
 type Undelivered struct {
 	// Permanent means that it can never be: the records become dead letters.

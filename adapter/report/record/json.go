@@ -106,6 +106,9 @@ func (l *line) begin(r *Record, handler, instance string) {
 	l.text(`,"caller":`, r.Caller)
 	l.raw(`,"arrived":`)
 	l.bytes = appendTime(l.bytes, r.Arrived)
+	if r.Delivery != nil && r.Delivery.SampleOneIn > 1 {
+		l.number(`,"sample_one_in":`, r.Delivery.SampleOneIn)
+	}
 }
 
 func (l *line) end() []byte {

@@ -81,6 +81,8 @@ type Record struct {
 	Caller string
 	// Arrived is when it was accepted.
 	Arrived time.Time
+	// Delivery is what the handler's configuration says about its delivery; nil for the defaults. Records of a call share it.
+	Delivery *Delivery
 	// Raw is the instance's InstanceMsg as it came, or a decision as Decision.Append writes it.
 	Raw string
 }
