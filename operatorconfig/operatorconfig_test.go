@@ -23,8 +23,13 @@ import (
 	"github.com/tollgate-mesh/tollgate/config/configpb"
 	"github.com/tollgate-mesh/tollgate/operatorconfig"
 
-	// Registers the generated code that the template resource describes.
+	// Register the generated code that the template resources describe.
 	_ "github.com/tollgate-mesh/tollgate/template/authorization"
+	_ "github.com/tollgate-mesh/tollgate/template/edge"
+	_ "github.com/tollgate-mesh/tollgate/template/logentry"
+	_ "github.com/tollgate-mesh/tollgate/template/metric"
+	_ "github.com/tollgate-mesh/tollgate/template/reportnothing"
+	_ "github.com/tollgate-mesh/tollgate/template/tracespan"
 )
 
 // A resource is one document of the bundle.
@@ -211,17 +216,46 @@ func TestTemplates(t *testing.T) {
 	}
 }
 
-func TestAuthorizationIsACheck(t *testing.T) {
+// TestVarieties names every template of the bundle, in its order. Mixer tells
+// checks from reports by the variety, and calls the method accordingly.
+func TestVarieties(t *testing.T) {
+	want := []struct {
+		name    string
+		variety v1beta1.TemplateVariety
+	}{
+		{"authorization", v1beta1.TEMPLATE_VARIETY_CHECK},
+		{"logentry", v1beta1.TEMPLATE_VARIETY_REPORT},
+		{"metric", v1beta1.TEMPLATE_VARIETY_REPORT},
+		{"tracespan", v1beta1.TEMPLATE_VARIETY_REPORT},
+		{"edge", v1beta1.TEMPLATE_VARIETY_REPORT},
+		{"reportnothing", v1beta1.TEMPLATE_VARIETY_REPORT},
+	}
 	all := templates(t)
-	require.Equal(t, "authorization", all[0].Metadata.Name)
-	_, raw := descriptors(t, all[0].Spec.Descriptor)
-	set := &gogodescriptor.FileDescriptorSet{}
-	require.NoError(t, gogoproto.Unmarshal(raw, set))
-	file := set.GetFile()[len(set.GetFile())-1]
-	variety, err := gogoproto.GetExtension(file.GetOptions(), v1beta1.E_TemplateVariety)
-	require.NoError(t, err, "a check's variety is zero, and must be written all the same")
-	check := v1beta1.TEMPLATE_VARIETY_CHECK
-	assert.Equal(t, &check, variety)
+	require.Len(t, all, len(want))
+	for i, r := range all {
+		t.Run(want[i].name, func(t *testing.T) {
+			require.Equal(t, want[i].name, r.Metadata.Name)
+			_, raw := descriptors(t, r.Spec.Descriptor)
+			set := &gogodescriptor.FileDescriptorSet{}
+			require.NoError(t, gogoproto.Unmarshal(raw, set))
+			file := set.GetFile()[len(set.GetFile())-1]
+			variety, err := gogoproto.GetExtension(file.GetOptions(), v1beta1.E_TemplateVariety)
+			require.NoError(t, err, "a check's variety is zero, and must be written all the same")
+			assert.Equal(t, &want[i].variety, variety)
+
+			// A check carries one instance, a report any number.
+			field, reply, label := "instance", "CheckResult", gogodescriptor.FieldDescriptorProto_LABEL_OPTIONAL
+			if want[i].variety == v1beta1.TEMPLATE_VARIETY_REPORT {
+				field, reply, label = "instances", "ReportResult", gogodescriptor.FieldDescriptorProto_LABEL_REPEATED
+			}
+			method := file.GetService()[0].GetMethod()[0]
+			assert.Equal(t, ".istio.mixer.adapter.model.v1beta1."+reply, method.GetOutputType())
+			carried := file.GetMessage(method.GetName() + "Request").GetFieldDescriptor(field)
+			require.NotNil(t, carried)
+			assert.EqualValues(t, 1, carried.GetNumber())
+			assert.Equal(t, label, carried.GetLabel())
+		})
+	}
 }
 
 // assertGenerated checks that the linked Go code comes from this very file.

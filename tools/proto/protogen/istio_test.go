@@ -51,8 +51,7 @@ func TestTemplatesEqualIstios(t *testing.T) {
 				name := filepath.Base(filepath.Dir(src.path))
 				ours, err := os.ReadFile(filepath.Join(root, src.descriptorPath()))
 				require.NoError(t, err)
-				content, err := os.ReadFile(filepath.Join(module.Dir, "mixer", "template", name, "template.yaml"))
-				require.NoError(t, err)
+				content := istiosResource(t, filepath.Join(module.Dir, "mixer", "template", name))
 				var resource struct {
 					Metadata struct{ Name string }
 					Spec     struct{ Descriptor string }
@@ -70,6 +69,18 @@ func TestTemplatesEqualIstios(t *testing.T) {
 			}
 		})
 	}
+}
+
+// istiosResource reads the template resource in a folder of Istio's. It is the
+// only YAML file there; most are called template.yaml.
+func istiosResource(t *testing.T, dir string) []byte {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
+	require.NoError(t, err)
+	require.Len(t, found, 1, dir)
+	content, err := os.ReadFile(found[0])
+	require.NoError(t, err)
+	return content
 }
 
 // meaning reduces a descriptor set to what Mixer reads: every file's

@@ -18,6 +18,11 @@ import (
 // and one file; it then appears in the bundle and in the adapter's templates.
 var sources = []source{
 	{path: "template/authorization/authorization.proto", kind: mixerTemplate},
+	{path: "template/logentry/logentry.proto", kind: mixerTemplate},
+	{path: "template/metric/metric.proto", kind: mixerTemplate},
+	{path: "template/tracespan/tracespan.proto", kind: mixerTemplate},
+	{path: "template/edge/edge.proto", kind: mixerTemplate},
+	{path: "template/reportnothing/reportnothing.proto", kind: mixerTemplate},
 	{path: "config/config.proto", kind: handlerConfig},
 }
 
