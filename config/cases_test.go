@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -34,6 +35,8 @@ type testCase struct {
 	Handler string `yaml:"handler"`
 	// Modes are those in force where there are problems; by default all closed.
 	Modes string `yaml:"modes"`
+	// HidesAll is whether no value of a report may be shown, for want of knowing which ones.
+	HidesAll bool `yaml:"hides_all"`
 
 	message *configpb.Params
 }
@@ -117,6 +120,9 @@ func render(h *config.Handler) string {
 	if h.Require != config.All {
 		line("require %s", h.Require)
 	}
+	if !h.HasChecks() {
+		line("no check")
+	}
 	for _, check := range h.Headers {
 		text := fmt.Sprintf("check %s: %s, %d digest", check.Name, check.Property, len(check.Digests))
 		if len(check.Digests) != 1 {
@@ -160,7 +166,27 @@ func render(h *config.Handler) string {
 	if h.EvaluationTimeout != 0 {
 		line("evaluation_timeout %s", h.EvaluationTimeout)
 	}
+	if text := renderReport(h.Report); text != "" {
+		line("report%s", text)
+	}
+	if d := h.DecisionLog; d.Record != config.RecordNone {
+		line("decisions %s%s", [...]string{"none", "denials", "sampled", "all"}[d.Record],
+			part("one in", d.SampleOneIn)+part("to", d.Sinks)+part("drop", d.Drop)+part("mask", d.Mask))
+	}
 	return b.String()
+}
+
+func renderReport(r config.Report) string {
+	return part("to", r.Sinks) + part("one in", r.SampleOneIn) + part("only", r.Only) + part("drop", r.Drop) + part("mask", r.Mask) +
+		part("hide all", r.HideAll) + part("severities", r.Severities) + part("metrics", r.Metrics)
+}
+
+// part writes a value with its name, and nothing for a zero one.
+func part(name string, value any) string {
+	if reflect.ValueOf(value).IsZero() {
+		return ""
+	}
+	return fmt.Sprintf(", %s %v", name, value)
 }
 
 func renderModes(modes config.Modes) string {
@@ -190,6 +216,7 @@ func TestCases(t *testing.T) {
 				}
 				assert.Equal(t, c.Modes, renderModes(handler.Modes))
 			}
+			assert.Equal(t, c.HidesAll, handler.Report.HideAll)
 			requireHidden(t, c.message, problems)
 		})
 	}

@@ -2,6 +2,7 @@ package config_test
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -37,6 +38,11 @@ func requireInvariants(t *testing.T, params []byte) {
 	require.Len(t, handler.Fingerprint, 12)
 	require.LessOrEqual(t, len(problems), 102)
 	require.Equal(t, expectedModes(params), handler.Modes)
+	if !handler.Report.HideAll {
+		for _, pattern := range slices.Concat(handler.Report.Only, handler.Report.Drop, handler.Report.Mask) {
+			require.NoError(t, config.CheckPattern(pattern))
+		}
+	}
 	if len(problems) > 0 {
 		for _, problem := range problems {
 			require.NotEmpty(t, problem.Field)
@@ -46,7 +52,6 @@ func requireInvariants(t *testing.T, params []byte) {
 		return
 	}
 
-	require.True(t, len(handler.Headers) > 0 || handler.Rego != nil, "a handler without checks")
 	require.Empty(t, strings.Trim(handler.Name, "abcdefghijklmnopqrstuvwxyz0123456789._-"))
 	require.True(t, handler.Allow.Reusable() || handler.Allow == config.SingleUse, "%+v", handler.Allow)
 	require.True(t, handler.Deny.Reusable() || handler.Deny == config.Lifetime{}, "%+v", handler.Deny)

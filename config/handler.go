@@ -183,4 +183,11 @@ type Handler struct {
 	Denial Denial
 	// EvaluationTimeout bounds a decision; 0 leaves it to the adapter's settings.
 	EvaluationTimeout time.Duration
+	// Report says what becomes of what is reported.
+	Report Report
+	// DecisionLog says which decisions are recorded.
+	DecisionLog DecisionLog
 }
+
+// HasChecks reports whether anything is configured that could deny.
+func (h *Handler) HasChecks() bool { return len(h.Headers) > 0 || h.Rego != nil }

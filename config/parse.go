@@ -47,14 +47,16 @@ const DefaultDenialMessage = "not authorized"
 
 // Parse decodes and validates params as Mixer encoded them.
 //
-// The handler is never nil. With problems, only its Name, Fingerprint and Modes are meaningful, and the modes are closed
-// throughout unless the failure section itself decoded and has no problem. No problem shows an expected value. Of very many
-// problems about a hundred are listed, and that there are more.
+// The handler is never nil. With problems, only its Name, Fingerprint, Modes and Report are meaningful. The modes are closed
+// throughout unless the failure section itself decoded and has no problem; the report hides all values unless it is known which
+// ones it is to hide. No problem shows an expected value. Of very many problems about a hundred are listed, and that there are more.
+//
+// A handler without checks has no problem here: it may be for reports alone. See [Handler.HasChecks].
 func Parse(params []byte) (*Handler, Problems) {
 	message := &configpb.Params{}
 	if err := proto.Unmarshal(params, message); err != nil {
 		// The library's text may quote what it choked on, so it is not passed on.
-		return &Handler{Name: "undecodable", Fingerprint: fingerprint(params)},
+		return &Handler{Name: "undecodable", Fingerprint: fingerprint(params), Report: Report{HideAll: true}},
 			Problems{{Field: "params", Text: fmt.Sprintf(
 				"%d bytes are no %s: check that the adapter resource is the one that belongs to this version", len(params), message.ProtoReflect().Descriptor().FullName())}}
 	}
@@ -63,6 +65,9 @@ func Parse(params []byte) (*Handler, Problems) {
 	handler := validate(&problems, message)
 	if slices.ContainsFunc(problems, func(p Problem) bool { return decidesModes(p.Field) }) {
 		handler.Modes = Modes{}
+	}
+	if len(problems) > maxProblems || slices.ContainsFunc(problems, func(p Problem) bool { return decidesHiding(p.Field) }) {
+		handler.Report.HideAll = true
 	}
 	slices.SortStableFunc(problems, func(a, b Problem) int { return strings.Compare(a.Field, b.Field) })
 	return handler, problems
@@ -93,9 +98,8 @@ func validate(problems *Problems, params *configpb.Params) *Handler {
 	if timeout := params.GetEvaluationTimeout(); timeout != nil {
 		handler.EvaluationTimeout = duration(problems, "evaluation_timeout", timeout, MinEvaluationTimeout, MaxEvaluationTimeout)
 	}
-	if params.AuthKey == nil && len(params.GetHeaders()) == 0 && len(params.GetPolicy()) == 0 && params.CheckMethod == nil {
-		problems.add("params", "no check is configured, so nothing could be denied: add auth_key, headers, or policy with check_method")
-	}
+	handler.Report = report(problems, params.GetReport())
+	handler.DecisionLog = decisionLog(problems, params.GetDecisionLog())
 	return handler
 }
 

@@ -55,6 +55,16 @@ func (p *Problems) add(field, format string, args ...any) {
 // decidesModes reports whether the failure modes are read from the field.
 func decidesModes(field string) bool { return within("failure", field) || within("fail_close", field) }
 
+// decidesHiding reports whether the field says which values of records are hidden, or may say so in a later version.
+func decidesHiding(field string) bool {
+	for _, hides := range []string{"report.only", "report.drop", "report.mask"} {
+		if within(hides, field) {
+			return true
+		}
+	}
+	return field == "report" || strings.HasPrefix(field, "report.(")
+}
+
 // within reports whether path is the field or something below it.
 func within(field, path string) bool {
 	rest, ok := strings.CutPrefix(path, field)

@@ -54,8 +54,31 @@ func TestNothingAtAll(t *testing.T) {
 	for _, params := range [][]byte{nil, {}} {
 		handler, problems := config.Parse(params)
 		require.NotNil(t, handler)
-		assert.Len(t, problems, 1)
+		assert.Empty(t, problems)
+		assert.False(t, handler.HasChecks())
 		assert.Equal(t, config.Modes{}, handler.Modes)
+	}
+}
+
+// A later version may hide values by a field that this one does not know: then it may show none.
+func TestUnknownFieldsOfReportsHideAll(t *testing.T) {
+	t.Parallel()
+	const report, masks = 13, 5
+	known := text(masks, "user")
+	for name, c := range map[string]struct {
+		params string
+		hides  bool
+	}{
+		"known":                    {text(report, known), false},
+		"unknown in report":        {text(report, known+varint(99, 1)), true},
+		"known in another type":    {text(report, known+varint(masks, 1)), true},
+		"unknown beside report":    {text(report, known) + varint(99, 1), false},
+		"report in another type":   {varint(report, 1), true},
+		"undecodable":              {text(report, known) + "\xff", true},
+		"too many problems to see": {strings.Repeat(text(3, ""), 150) + text(report, known), true},
+	} {
+		handler, _ := config.Parse([]byte(c.params))
+		assert.Equal(t, c.hides, handler.Report.HideAll, name)
 	}
 }
 

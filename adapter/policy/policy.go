@@ -36,7 +36,11 @@ func (c *Compiler) Compile(handler *config.Handler, problems config.Problems) *P
 		}
 	}
 	if len(p.problems) == 0 && len(p.checks) == 0 {
-		p.problems = config.Problems{{Field: "params", Text: "no check came of this configuration; check that this version has the kind of check it names"}}
+		text := "no check is configured, so nothing could be denied: add auth_key, headers, or policy with check_method"
+		if handler.HasChecks() {
+			text = "no check came of this configuration; check that this version has the kind of check it names"
+		}
+		p.problems = config.Problems{{Field: "params", Text: text}}
 	}
 	if len(p.problems) > 0 {
 		p.checks = nil

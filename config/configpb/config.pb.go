@@ -258,7 +258,194 @@ func (Denial_Code) EnumDescriptor() ([]byte, []int) {
 	return file_tollgate_config_config_proto_rawDescGZIP(), []int{5, 0}
 }
 
-// Params configures one handler. A handler without any check is a configuration failure, never an allow.
+// How grave something is, numbered as in OpenTelemetry.
+type SeverityRule_Severity int32
+
+const (
+	// Not a severity; to be avoided.
+	SeverityRule_SEVERITY_UNSPECIFIED SeverityRule_Severity = 0
+	// Finer than DEBUG.
+	SeverityRule_TRACE SeverityRule_Severity = 1
+	// For whoever looks for a fault.
+	SeverityRule_DEBUG SeverityRule_Severity = 5
+	// What happened.
+	SeverityRule_INFO SeverityRule_Severity = 9
+	// Not an error yet.
+	SeverityRule_WARN SeverityRule_Severity = 13
+	// Something failed.
+	SeverityRule_ERROR SeverityRule_Severity = 17
+	// Something cannot go on.
+	SeverityRule_FATAL SeverityRule_Severity = 21
+)
+
+// Enum value maps for SeverityRule_Severity.
+var (
+	SeverityRule_Severity_name = map[int32]string{
+		0:  "SEVERITY_UNSPECIFIED",
+		1:  "TRACE",
+		5:  "DEBUG",
+		9:  "INFO",
+		13: "WARN",
+		17: "ERROR",
+		21: "FATAL",
+	}
+	SeverityRule_Severity_value = map[string]int32{
+		"SEVERITY_UNSPECIFIED": 0,
+		"TRACE":                1,
+		"DEBUG":                5,
+		"INFO":                 9,
+		"WARN":                 13,
+		"ERROR":                17,
+		"FATAL":                21,
+	}
+)
+
+func (x SeverityRule_Severity) Enum() *SeverityRule_Severity {
+	p := new(SeverityRule_Severity)
+	*p = x
+	return p
+}
+
+func (x SeverityRule_Severity) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SeverityRule_Severity) Descriptor() protoreflect.EnumDescriptor {
+	return file_tollgate_config_config_proto_enumTypes[4].Descriptor()
+}
+
+func (SeverityRule_Severity) Type() protoreflect.EnumType {
+	return &file_tollgate_config_config_proto_enumTypes[4]
+}
+
+func (x SeverityRule_Severity) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SeverityRule_Severity.Descriptor instead.
+func (SeverityRule_Severity) EnumDescriptor() ([]byte, []int) {
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{8, 0}
+}
+
+// What becomes of the values.
+type MetricRule_Kind int32
+
+const (
+	// COUNTER where the value is an int64, else HISTOGRAM.
+	MetricRule_KIND_UNSPECIFIED MetricRule_Kind = 0
+	// They are added up; none may be negative.
+	MetricRule_COUNTER MetricRule_Kind = 1
+	// The last one counts.
+	MetricRule_GAUGE MetricRule_Kind = 2
+	// They are counted by size.
+	MetricRule_HISTOGRAM MetricRule_Kind = 3
+)
+
+// Enum value maps for MetricRule_Kind.
+var (
+	MetricRule_Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "COUNTER",
+		2: "GAUGE",
+		3: "HISTOGRAM",
+	}
+	MetricRule_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED": 0,
+		"COUNTER":          1,
+		"GAUGE":            2,
+		"HISTOGRAM":        3,
+	}
+)
+
+func (x MetricRule_Kind) Enum() *MetricRule_Kind {
+	p := new(MetricRule_Kind)
+	*p = x
+	return p
+}
+
+func (x MetricRule_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MetricRule_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_tollgate_config_config_proto_enumTypes[5].Descriptor()
+}
+
+func (MetricRule_Kind) Type() protoreflect.EnumType {
+	return &file_tollgate_config_config_proto_enumTypes[5]
+}
+
+func (x MetricRule_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MetricRule_Kind.Descriptor instead.
+func (MetricRule_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{9, 0}
+}
+
+// Which decisions are recorded.
+type DecisionLog_Record int32
+
+const (
+	// The same as OFF.
+	DecisionLog_RECORD_UNSPECIFIED DecisionLog_Record = 0
+	// None.
+	DecisionLog_OFF DecisionLog_Record = 1
+	// Denials and failures, those that were let through included.
+	DecisionLog_DENIALS DecisionLog_Record = 2
+	// Denials, failures, and one allow in sample_one_in.
+	DecisionLog_SAMPLED DecisionLog_Record = 3
+	// Every decision.
+	DecisionLog_ALL DecisionLog_Record = 4
+)
+
+// Enum value maps for DecisionLog_Record.
+var (
+	DecisionLog_Record_name = map[int32]string{
+		0: "RECORD_UNSPECIFIED",
+		1: "OFF",
+		2: "DENIALS",
+		3: "SAMPLED",
+		4: "ALL",
+	}
+	DecisionLog_Record_value = map[string]int32{
+		"RECORD_UNSPECIFIED": 0,
+		"OFF":                1,
+		"DENIALS":            2,
+		"SAMPLED":            3,
+		"ALL":                4,
+	}
+)
+
+func (x DecisionLog_Record) Enum() *DecisionLog_Record {
+	p := new(DecisionLog_Record)
+	*p = x
+	return p
+}
+
+func (x DecisionLog_Record) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DecisionLog_Record) Descriptor() protoreflect.EnumDescriptor {
+	return file_tollgate_config_config_proto_enumTypes[6].Descriptor()
+}
+
+func (DecisionLog_Record) Type() protoreflect.EnumType {
+	return &file_tollgate_config_config_proto_enumTypes[6]
+}
+
+func (x DecisionLog_Record) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DecisionLog_Record.Descriptor instead.
+func (DecisionLog_Record) EnumDescriptor() ([]byte, []int) {
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{10, 0}
+}
+
+// Params configures one handler. A check that reaches a handler without any check is a configuration failure, never an allow.
 type Params struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The value that the subject property `custom_token_header` must have. Short for one entry of `headers`; whoever may read
@@ -288,8 +475,12 @@ type Params struct {
 	Denial *Denial `protobuf:"bytes,11,opt,name=denial,proto3" json:"denial,omitempty"`
 	// The longest a decision may take, 1ms to 1m. The caller's deadline shortens it further.
 	EvaluationTimeout *durationpb.Duration `protobuf:"bytes,12,opt,name=evaluation_timeout,json=evaluationTimeout,proto3" json:"evaluation_timeout,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// What becomes of what is reported to this handler. A handler for reports alone needs no check.
+	Report *Report `protobuf:"bytes,13,opt,name=report,proto3" json:"report,omitempty"`
+	// Which decisions of this handler are recorded.
+	DecisionLog   *DecisionLog `protobuf:"bytes,14,opt,name=decision_log,json=decisionLog,proto3" json:"decision_log,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Params) Reset() {
@@ -402,6 +593,20 @@ func (x *Params) GetDenial() *Denial {
 func (x *Params) GetEvaluationTimeout() *durationpb.Duration {
 	if x != nil {
 		return x.EvaluationTimeout
+	}
+	return nil
+}
+
+func (x *Params) GetReport() *Report {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
+func (x *Params) GetDecisionLog() *DecisionLog {
+	if x != nil {
+		return x.DecisionLog
 	}
 	return nil
 }
@@ -854,11 +1059,344 @@ func (x *HttpResponse) GetHeaders() map[string]string {
 	return nil
 }
 
+// Report says what becomes of the instances that Mixer reports to the handler: log entries, metrics, spans, edges.
+//
+// Patterns in `only`, `drop` and `mask` match the names of variables, dimensions, span tags and monitored resource dimensions,
+// with upper and lower case told apart; one may end in '*'. They hold before a record is first written anywhere.
+type Report struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names of sinks that the adapter's settings define; every record goes to each. Without any, to the settings' default sinks.
+	Sinks []string `protobuf:"bytes,1,rep,name=sinks,proto3" json:"sinks,omitempty"`
+	// Keeps one log entry in so many, 1 to 1000000000, by chance; 0 keeps all. Records of other templates are all kept.
+	SampleOneIn int64 `protobuf:"varint,2,opt,name=sample_one_in,json=sampleOneIn,proto3" json:"sample_one_in,omitempty"`
+	// If given, all other values are left out.
+	Only []string `protobuf:"bytes,3,rep,name=only,proto3" json:"only,omitempty"`
+	// Values that are left out, also where `only` names them.
+	Drop []string `protobuf:"bytes,4,rep,name=drop,proto3" json:"drop,omitempty"`
+	// Values in whose place the text "***" is kept.
+	Mask []string `protobuf:"bytes,5,rep,name=mask,proto3" json:"mask,omitempty"`
+	// What the severities of log entries mean, where they are not the common ones.
+	Severities []*SeverityRule `protobuf:"bytes,6,rep,name=severities,proto3" json:"severities,omitempty"`
+	// What the metric instances are.
+	Metrics       []*MetricRule `protobuf:"bytes,7,rep,name=metrics,proto3" json:"metrics,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Report) Reset() {
+	*x = Report{}
+	mi := &file_tollgate_config_config_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Report) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Report) ProtoMessage() {}
+
+func (x *Report) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_config_config_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Report.ProtoReflect.Descriptor instead.
+func (*Report) Descriptor() ([]byte, []int) {
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Report) GetSinks() []string {
+	if x != nil {
+		return x.Sinks
+	}
+	return nil
+}
+
+func (x *Report) GetSampleOneIn() int64 {
+	if x != nil {
+		return x.SampleOneIn
+	}
+	return 0
+}
+
+func (x *Report) GetOnly() []string {
+	if x != nil {
+		return x.Only
+	}
+	return nil
+}
+
+func (x *Report) GetDrop() []string {
+	if x != nil {
+		return x.Drop
+	}
+	return nil
+}
+
+func (x *Report) GetMask() []string {
+	if x != nil {
+		return x.Mask
+	}
+	return nil
+}
+
+func (x *Report) GetSeverities() []*SeverityRule {
+	if x != nil {
+		return x.Severities
+	}
+	return nil
+}
+
+func (x *Report) GetMetrics() []*MetricRule {
+	if x != nil {
+		return x.Metrics
+	}
+	return nil
+}
+
+// SeverityRule gives the text of a log entry's severity a meaning.
+type SeverityRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The text, such as "Default"; compared without regard to case.
+	Text string `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	// What it means.
+	Severity      SeverityRule_Severity `protobuf:"varint,2,opt,name=severity,proto3,enum=tollgate.config.v1.SeverityRule_Severity" json:"severity,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SeverityRule) Reset() {
+	*x = SeverityRule{}
+	mi := &file_tollgate_config_config_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SeverityRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SeverityRule) ProtoMessage() {}
+
+func (x *SeverityRule) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_config_config_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SeverityRule.ProtoReflect.Descriptor instead.
+func (*SeverityRule) Descriptor() ([]byte, []int) {
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *SeverityRule) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *SeverityRule) GetSeverity() SeverityRule_Severity {
+	if x != nil {
+		return x.Severity
+	}
+	return SeverityRule_SEVERITY_UNSPECIFIED
+}
+
+// MetricRule says what one metric instance is to sinks that keep metrics.
+type MetricRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The instance: its name, or <name>.instance.<namespace> where the same name stands in several namespaces.
+	Instance string `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	// What the metric is called; by default as the instance is.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// What becomes of the values.
+	Kind MetricRule_Kind `protobuf:"varint,3,opt,name=kind,proto3,enum=tollgate.config.v1.MetricRule_Kind" json:"kind,omitempty"`
+	// The unit in UCUM, such as "s" or "By". Durations are in seconds.
+	Unit string `protobuf:"bytes,4,opt,name=unit,proto3" json:"unit,omitempty"`
+	// What the metric tells, for people.
+	Description string `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
+	// The upper bounds of a histogram's buckets, ascending; at most 100. By default those that suit seconds.
+	Bounds        []float64 `protobuf:"fixed64,6,rep,packed,name=bounds,proto3" json:"bounds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetricRule) Reset() {
+	*x = MetricRule{}
+	mi := &file_tollgate_config_config_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetricRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetricRule) ProtoMessage() {}
+
+func (x *MetricRule) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_config_config_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetricRule.ProtoReflect.Descriptor instead.
+func (*MetricRule) Descriptor() ([]byte, []int) {
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *MetricRule) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *MetricRule) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MetricRule) GetKind() MetricRule_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return MetricRule_KIND_UNSPECIFIED
+}
+
+func (x *MetricRule) GetUnit() string {
+	if x != nil {
+		return x.Unit
+	}
+	return ""
+}
+
+func (x *MetricRule) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *MetricRule) GetBounds() []float64 {
+	if x != nil {
+		return x.Bounds
+	}
+	return nil
+}
+
+// DecisionLog says which decisions become records, with the input that they were made on. A recorded denial carries the id of its
+// record in its message, or in the header x-tollgate-decision-id where the handler has an HTTP response of its own.
+type DecisionLog struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which decisions are recorded.
+	Record DecisionLog_Record `protobuf:"varint,1,opt,name=record,proto3,enum=tollgate.config.v1.DecisionLog_Record" json:"record,omitempty"`
+	// With SAMPLED, of how many allows one is recorded: 2 to 1000000000.
+	SampleOneIn int64 `protobuf:"varint,2,opt,name=sample_one_in,json=sampleOneIn,proto3" json:"sample_one_in,omitempty"`
+	// Names of sinks that the adapter's settings define; without any, the settings' default sinks.
+	Sinks []string `protobuf:"bytes,3,rep,name=sinks,proto3" json:"sinks,omitempty"`
+	// Parts of the input that are left out: names of properties, or subject.user, subject.groups, action.namespace, action.service,
+	// action.method and action.path. A pattern may end in '*'.
+	Drop []string `protobuf:"bytes,4,rep,name=drop,proto3" json:"drop,omitempty"`
+	// Parts of the input in whose place "***" is kept. Properties that a check of this handler compares are masked in any case.
+	Mask          []string `protobuf:"bytes,5,rep,name=mask,proto3" json:"mask,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DecisionLog) Reset() {
+	*x = DecisionLog{}
+	mi := &file_tollgate_config_config_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecisionLog) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecisionLog) ProtoMessage() {}
+
+func (x *DecisionLog) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_config_config_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecisionLog.ProtoReflect.Descriptor instead.
+func (*DecisionLog) Descriptor() ([]byte, []int) {
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *DecisionLog) GetRecord() DecisionLog_Record {
+	if x != nil {
+		return x.Record
+	}
+	return DecisionLog_RECORD_UNSPECIFIED
+}
+
+func (x *DecisionLog) GetSampleOneIn() int64 {
+	if x != nil {
+		return x.SampleOneIn
+	}
+	return 0
+}
+
+func (x *DecisionLog) GetSinks() []string {
+	if x != nil {
+		return x.Sinks
+	}
+	return nil
+}
+
+func (x *DecisionLog) GetDrop() []string {
+	if x != nil {
+		return x.Drop
+	}
+	return nil
+}
+
+func (x *DecisionLog) GetMask() []string {
+	if x != nil {
+		return x.Mask
+	}
+	return nil
+}
+
 var File_tollgate_config_config_proto protoreflect.FileDescriptor
 
 const file_tollgate_config_config_proto_rawDesc = "" +
 	"\n" +
-	"\x1ctollgate/config/config.proto\x12\x12tollgate.config.v1\x1a\x1egoogle/protobuf/duration.proto\"\xf6\x05\n" +
+	"\x1ctollgate/config/config.proto\x12\x12tollgate.config.v1\x1a\x1egoogle/protobuf/duration.proto\"\xee\x06\n" +
 	"\x06Params\x12\x1e\n" +
 	"\bauth_key\x18\x01 \x01(\tH\x00R\aauthKey\x88\x01\x01\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x129\n" +
@@ -873,7 +1411,9 @@ const file_tollgate_config_config_proto_rawDesc = "" +
 	"\tlifetimes\x18\n" +
 	" \x01(\v2\x1d.tollgate.config.v1.LifetimesR\tlifetimes\x122\n" +
 	"\x06denial\x18\v \x01(\v2\x1a.tollgate.config.v1.DenialR\x06denial\x12H\n" +
-	"\x12evaluation_timeout\x18\f \x01(\v2\x19.google.protobuf.DurationR\x11evaluationTimeout\"4\n" +
+	"\x12evaluation_timeout\x18\f \x01(\v2\x19.google.protobuf.DurationR\x11evaluationTimeout\x122\n" +
+	"\x06report\x18\r \x01(\v2\x1a.tollgate.config.v1.ReportR\x06report\x12B\n" +
+	"\fdecision_log\x18\x0e \x01(\v2\x1f.tollgate.config.v1.DecisionLogR\vdecisionLog\"4\n" +
 	"\aRequire\x12\x17\n" +
 	"\x13REQUIRE_UNSPECIFIED\x10\x00\x12\a\n" +
 	"\x03ALL\x10\x01\x12\a\n" +
@@ -935,7 +1475,53 @@ const file_tollgate_config_config_proto_rawDesc = "" +
 	"\aheaders\x18\x03 \x03(\v2-.tollgate.config.v1.HttpResponse.HeadersEntryR\aheaders\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B3Z1github.com/tollgate-mesh/tollgate/config/configpbb\x06proto3"
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfa\x01\n" +
+	"\x06Report\x12\x14\n" +
+	"\x05sinks\x18\x01 \x03(\tR\x05sinks\x12\"\n" +
+	"\rsample_one_in\x18\x02 \x01(\x03R\vsampleOneIn\x12\x12\n" +
+	"\x04only\x18\x03 \x03(\tR\x04only\x12\x12\n" +
+	"\x04drop\x18\x04 \x03(\tR\x04drop\x12\x12\n" +
+	"\x04mask\x18\x05 \x03(\tR\x04mask\x12@\n" +
+	"\n" +
+	"severities\x18\x06 \x03(\v2 .tollgate.config.v1.SeverityRuleR\n" +
+	"severities\x128\n" +
+	"\ametrics\x18\a \x03(\v2\x1e.tollgate.config.v1.MetricRuleR\ametrics\"\xcf\x01\n" +
+	"\fSeverityRule\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\x12E\n" +
+	"\bseverity\x18\x02 \x01(\x0e2).tollgate.config.v1.SeverityRule.SeverityR\bseverity\"d\n" +
+	"\bSeverity\x12\x18\n" +
+	"\x14SEVERITY_UNSPECIFIED\x10\x00\x12\t\n" +
+	"\x05TRACE\x10\x01\x12\t\n" +
+	"\x05DEBUG\x10\x05\x12\b\n" +
+	"\x04INFO\x10\t\x12\b\n" +
+	"\x04WARN\x10\r\x12\t\n" +
+	"\x05ERROR\x10\x11\x12\t\n" +
+	"\x05FATAL\x10\x15\"\x88\x02\n" +
+	"\n" +
+	"MetricRule\x12\x1a\n" +
+	"\binstance\x18\x01 \x01(\tR\binstance\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x127\n" +
+	"\x04kind\x18\x03 \x01(\x0e2#.tollgate.config.v1.MetricRule.KindR\x04kind\x12\x12\n" +
+	"\x04unit\x18\x04 \x01(\tR\x04unit\x12 \n" +
+	"\vdescription\x18\x05 \x01(\tR\vdescription\x12\x16\n" +
+	"\x06bounds\x18\x06 \x03(\x01R\x06bounds\"C\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aCOUNTER\x10\x01\x12\t\n" +
+	"\x05GAUGE\x10\x02\x12\r\n" +
+	"\tHISTOGRAM\x10\x03\"\xfd\x01\n" +
+	"\vDecisionLog\x12>\n" +
+	"\x06record\x18\x01 \x01(\x0e2&.tollgate.config.v1.DecisionLog.RecordR\x06record\x12\"\n" +
+	"\rsample_one_in\x18\x02 \x01(\x03R\vsampleOneIn\x12\x14\n" +
+	"\x05sinks\x18\x03 \x03(\tR\x05sinks\x12\x12\n" +
+	"\x04drop\x18\x04 \x03(\tR\x04drop\x12\x12\n" +
+	"\x04mask\x18\x05 \x03(\tR\x04mask\"L\n" +
+	"\x06Record\x12\x16\n" +
+	"\x12RECORD_UNSPECIFIED\x10\x00\x12\a\n" +
+	"\x03OFF\x10\x01\x12\v\n" +
+	"\aDENIALS\x10\x02\x12\v\n" +
+	"\aSAMPLED\x10\x03\x12\a\n" +
+	"\x03ALL\x10\x04B3Z1github.com/tollgate-mesh/tollgate/config/configpbb\x06proto3"
 
 var (
 	file_tollgate_config_config_proto_rawDescOnce sync.Once
@@ -949,50 +1535,64 @@ func file_tollgate_config_config_proto_rawDescGZIP() []byte {
 	return file_tollgate_config_config_proto_rawDescData
 }
 
-var file_tollgate_config_config_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_tollgate_config_config_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_tollgate_config_config_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_tollgate_config_config_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_tollgate_config_config_proto_goTypes = []any{
 	(Params_Require)(0),         // 0: tollgate.config.v1.Params.Require
 	(Params_RegoVersion)(0),     // 1: tollgate.config.v1.Params.RegoVersion
 	(Failure_Mode)(0),           // 2: tollgate.config.v1.Failure.Mode
 	(Denial_Code)(0),            // 3: tollgate.config.v1.Denial.Code
-	(*Params)(nil),              // 4: tollgate.config.v1.Params
-	(*HeaderCheck)(nil),         // 5: tollgate.config.v1.HeaderCheck
-	(*Failure)(nil),             // 6: tollgate.config.v1.Failure
-	(*Lifetimes)(nil),           // 7: tollgate.config.v1.Lifetimes
-	(*Lifetime)(nil),            // 8: tollgate.config.v1.Lifetime
-	(*Denial)(nil),              // 9: tollgate.config.v1.Denial
-	(*HttpResponse)(nil),        // 10: tollgate.config.v1.HttpResponse
-	nil,                         // 11: tollgate.config.v1.HttpResponse.HeadersEntry
-	(*durationpb.Duration)(nil), // 12: google.protobuf.Duration
+	(SeverityRule_Severity)(0),  // 4: tollgate.config.v1.SeverityRule.Severity
+	(MetricRule_Kind)(0),        // 5: tollgate.config.v1.MetricRule.Kind
+	(DecisionLog_Record)(0),     // 6: tollgate.config.v1.DecisionLog.Record
+	(*Params)(nil),              // 7: tollgate.config.v1.Params
+	(*HeaderCheck)(nil),         // 8: tollgate.config.v1.HeaderCheck
+	(*Failure)(nil),             // 9: tollgate.config.v1.Failure
+	(*Lifetimes)(nil),           // 10: tollgate.config.v1.Lifetimes
+	(*Lifetime)(nil),            // 11: tollgate.config.v1.Lifetime
+	(*Denial)(nil),              // 12: tollgate.config.v1.Denial
+	(*HttpResponse)(nil),        // 13: tollgate.config.v1.HttpResponse
+	(*Report)(nil),              // 14: tollgate.config.v1.Report
+	(*SeverityRule)(nil),        // 15: tollgate.config.v1.SeverityRule
+	(*MetricRule)(nil),          // 16: tollgate.config.v1.MetricRule
+	(*DecisionLog)(nil),         // 17: tollgate.config.v1.DecisionLog
+	nil,                         // 18: tollgate.config.v1.HttpResponse.HeadersEntry
+	(*durationpb.Duration)(nil), // 19: google.protobuf.Duration
 }
 var file_tollgate_config_config_proto_depIdxs = []int32{
-	5,  // 0: tollgate.config.v1.Params.headers:type_name -> tollgate.config.v1.HeaderCheck
+	8,  // 0: tollgate.config.v1.Params.headers:type_name -> tollgate.config.v1.HeaderCheck
 	1,  // 1: tollgate.config.v1.Params.rego_version:type_name -> tollgate.config.v1.Params.RegoVersion
 	0,  // 2: tollgate.config.v1.Params.require:type_name -> tollgate.config.v1.Params.Require
-	6,  // 3: tollgate.config.v1.Params.failure:type_name -> tollgate.config.v1.Failure
-	7,  // 4: tollgate.config.v1.Params.lifetimes:type_name -> tollgate.config.v1.Lifetimes
-	9,  // 5: tollgate.config.v1.Params.denial:type_name -> tollgate.config.v1.Denial
-	12, // 6: tollgate.config.v1.Params.evaluation_timeout:type_name -> google.protobuf.Duration
-	2,  // 7: tollgate.config.v1.Failure.configuration:type_name -> tollgate.config.v1.Failure.Mode
-	2,  // 8: tollgate.config.v1.Failure.policy_not_loaded:type_name -> tollgate.config.v1.Failure.Mode
-	2,  // 9: tollgate.config.v1.Failure.evaluation_error:type_name -> tollgate.config.v1.Failure.Mode
-	2,  // 10: tollgate.config.v1.Failure.undefined_result:type_name -> tollgate.config.v1.Failure.Mode
-	2,  // 11: tollgate.config.v1.Failure.timeout:type_name -> tollgate.config.v1.Failure.Mode
-	2,  // 12: tollgate.config.v1.Failure.dependency_down:type_name -> tollgate.config.v1.Failure.Mode
-	2,  // 13: tollgate.config.v1.Failure.overload:type_name -> tollgate.config.v1.Failure.Mode
-	2,  // 14: tollgate.config.v1.Failure.panic:type_name -> tollgate.config.v1.Failure.Mode
-	8,  // 15: tollgate.config.v1.Lifetimes.allow:type_name -> tollgate.config.v1.Lifetime
-	8,  // 16: tollgate.config.v1.Lifetimes.deny:type_name -> tollgate.config.v1.Lifetime
-	12, // 17: tollgate.config.v1.Lifetime.duration:type_name -> google.protobuf.Duration
-	3,  // 18: tollgate.config.v1.Denial.code:type_name -> tollgate.config.v1.Denial.Code
-	10, // 19: tollgate.config.v1.Denial.http:type_name -> tollgate.config.v1.HttpResponse
-	11, // 20: tollgate.config.v1.HttpResponse.headers:type_name -> tollgate.config.v1.HttpResponse.HeadersEntry
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	9,  // 3: tollgate.config.v1.Params.failure:type_name -> tollgate.config.v1.Failure
+	10, // 4: tollgate.config.v1.Params.lifetimes:type_name -> tollgate.config.v1.Lifetimes
+	12, // 5: tollgate.config.v1.Params.denial:type_name -> tollgate.config.v1.Denial
+	19, // 6: tollgate.config.v1.Params.evaluation_timeout:type_name -> google.protobuf.Duration
+	14, // 7: tollgate.config.v1.Params.report:type_name -> tollgate.config.v1.Report
+	17, // 8: tollgate.config.v1.Params.decision_log:type_name -> tollgate.config.v1.DecisionLog
+	2,  // 9: tollgate.config.v1.Failure.configuration:type_name -> tollgate.config.v1.Failure.Mode
+	2,  // 10: tollgate.config.v1.Failure.policy_not_loaded:type_name -> tollgate.config.v1.Failure.Mode
+	2,  // 11: tollgate.config.v1.Failure.evaluation_error:type_name -> tollgate.config.v1.Failure.Mode
+	2,  // 12: tollgate.config.v1.Failure.undefined_result:type_name -> tollgate.config.v1.Failure.Mode
+	2,  // 13: tollgate.config.v1.Failure.timeout:type_name -> tollgate.config.v1.Failure.Mode
+	2,  // 14: tollgate.config.v1.Failure.dependency_down:type_name -> tollgate.config.v1.Failure.Mode
+	2,  // 15: tollgate.config.v1.Failure.overload:type_name -> tollgate.config.v1.Failure.Mode
+	2,  // 16: tollgate.config.v1.Failure.panic:type_name -> tollgate.config.v1.Failure.Mode
+	11, // 17: tollgate.config.v1.Lifetimes.allow:type_name -> tollgate.config.v1.Lifetime
+	11, // 18: tollgate.config.v1.Lifetimes.deny:type_name -> tollgate.config.v1.Lifetime
+	19, // 19: tollgate.config.v1.Lifetime.duration:type_name -> google.protobuf.Duration
+	3,  // 20: tollgate.config.v1.Denial.code:type_name -> tollgate.config.v1.Denial.Code
+	13, // 21: tollgate.config.v1.Denial.http:type_name -> tollgate.config.v1.HttpResponse
+	18, // 22: tollgate.config.v1.HttpResponse.headers:type_name -> tollgate.config.v1.HttpResponse.HeadersEntry
+	15, // 23: tollgate.config.v1.Report.severities:type_name -> tollgate.config.v1.SeverityRule
+	16, // 24: tollgate.config.v1.Report.metrics:type_name -> tollgate.config.v1.MetricRule
+	4,  // 25: tollgate.config.v1.SeverityRule.severity:type_name -> tollgate.config.v1.SeverityRule.Severity
+	5,  // 26: tollgate.config.v1.MetricRule.kind:type_name -> tollgate.config.v1.MetricRule.Kind
+	6,  // 27: tollgate.config.v1.DecisionLog.record:type_name -> tollgate.config.v1.DecisionLog.Record
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_tollgate_config_config_proto_init() }
@@ -1008,8 +1608,8 @@ func file_tollgate_config_config_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollgate_config_config_proto_rawDesc), len(file_tollgate_config_config_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   8,
+			NumEnums:      7,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
