@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,11 +24,13 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/tollgate-mesh/tollgate/adapter/admin"
+	"github.com/tollgate-mesh/tollgate/adapter/decisionlog"
 	"github.com/tollgate-mesh/tollgate/adapter/mixer"
 	"github.com/tollgate-mesh/tollgate/adapter/observe"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/header"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/rego"
+	"github.com/tollgate-mesh/tollgate/adapter/report"
 	"github.com/tollgate-mesh/tollgate/adapter/secret"
 	"github.com/tollgate-mesh/tollgate/adapter/settings"
 	"github.com/tollgate-mesh/tollgate/adapter/transport"
@@ -45,7 +50,11 @@ type Adapter struct {
 	admin      *admin.Server
 	// adminListener is nil where the settings want none.
 	adminListener net.Listener
+	pipeline      *report.Pipeline
+	decisions     *decisionlog.Log
 	serving       atomic.Bool
+	// statusMu keeps the health service and serving of one mind.
+	statusMu sync.Mutex
 }
 
 // New assembles the service and opens its listeners. The settings must be valid. Run closes what New opened.
@@ -56,12 +65,25 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 	}
 	observer := observe.New(logger, version)
 	observer.CountSecrets(secrets.Unavailable)
+	pipeline, err := openPipeline(ctx, s.Reports, os.Stdout, logger)
+	if err != nil {
+		return nil, err
+	}
+	observer.CountReports(pipeline)
+	reports := s.Reports.WithDefaults()
+	decisions := decisionlog.New(pipeline, decisionlog.Options{Sinks: pipeline.Sinks(), Default: reports.DefaultSinks, Complain: observer.DecisionsDropped})
+	observer.CountDecisionLog(decisions)
 	compiler := &policy.Compiler{
 		Kinds:   []policy.Kind{header.Kind{Secrets: headerSecrets{secrets}}, rego.Kind{}},
 		Timeout: s.EvaluationTimeout,
 		Gate:    policy.NewGate(s.Limits.ConcurrentChecks, s.Limits.QueueWait),
 	}
-	door := mixer.NewDoor(compiler, mixer.HandlerLimits{
+	door := mixer.NewDoor(mixer.Engines{
+		Compiler: compiler,
+		Planner:  &report.Planner{Sinks: pipeline.Sinks(), Default: reports.DefaultSinks},
+		Acceptor: pipeline,
+		Recorder: decisions,
+	}, mixer.HandlerLimits{
 		Entries:    s.Limits.Handlers.Entries,
 		Bytes:      s.Limits.Handlers.Bytes,
 		Compiling:  s.Limits.Handlers.Compiling,
@@ -77,24 +99,32 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		server:     transport.NewServer(mixer.NewCodec(), s.Limits.MessageBytes, logger),
 		health:     health.NewServer(),
 		endWatches: endWatches,
+		pipeline:   pipeline,
+		decisions:  decisions,
 	}
-	a.admin = admin.New(observer.Registry(), a.ready)
+	a.admin = admin.New(observer.Registry(), a.ready, a.readyForReports)
 	door.Register(a.server)
 	healthpb.RegisterHealthServer(a.server, healthService{a.health, watches})
-	if err := registerReflection(a.server); err != nil {
-		return nil, err
-	}
-
-	if a.listener, err = transport.Listen(ctx, "listen", s.Listen, s.AllowPlaintext, logger); err != nil {
-		return nil, err
-	}
-	if s.Admin != "" {
-		if a.adminListener, err = transport.Listen(ctx, "admin", s.Admin, s.AllowPlaintext, logger); err != nil {
-			_ = a.listener.Close()
-			return nil, err
-		}
+	if err := errors.Join(registerReflection(a.server), a.listen(ctx)); err != nil {
+		endWatches()
+		return nil, errors.Join(err, closePipeline(ctx, pipeline))
 	}
 	return a, nil
+}
+
+// listen opens the listeners.
+func (a *Adapter) listen(ctx context.Context) (err error) {
+	s := a.settings
+	if a.listener, err = transport.Listen(ctx, "listen", s.Listen, s.AllowPlaintext, a.logger); err != nil {
+		return err
+	}
+	if s.Admin == "" {
+		return nil
+	}
+	if a.adminListener, err = transport.Listen(ctx, "admin", s.Admin, s.AllowPlaintext, a.logger); err != nil {
+		_ = a.listener.Close()
+	}
+	return err
 }
 
 // Address returns where Mixer's calls are taken.
@@ -123,6 +153,10 @@ func (a *Adapter) Run(ctx context.Context) error {
 	defer stop()
 	group, failed := errgroup.WithContext(parts)
 	group.Go(func() error { return a.secrets.Watch(parts) })
+	// What was taken is delivered after nobody is served any more: first the decisions become records, then the records go out.
+	deliver := newStage(parts, func(ctx context.Context) error { return a.pipeline.Run(ctx, a.settings.Reports.Flush) })
+	record := newStage(parts, func(ctx context.Context) error { a.decisions.Run(ctx); return nil })
+	group.Go(func() error { return a.watchReports(parts) })
 	group.Go(func() error {
 		// It says that it was stopped where Run is told to end before it has begun.
 		if err := a.server.Serve(a.listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
@@ -147,13 +181,102 @@ func (a *Adapter) Run(ctx context.Context) error {
 	case <-failed.Done():
 	}
 	a.stopServer()
+	undelivered := errors.Join(record.end(), deliver.end())
 	finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	a.admin.Shutdown(finish)
 	stop()
-	err := group.Wait()
+	err := errors.Join(group.Wait(), undelivered)
 	a.logger.Info("ended")
 	return err
+}
+
+// stage is a part of the service that ends in its turn.
+type stage struct {
+	stop context.CancelFunc
+	done chan error
+}
+
+func newStage(ctx context.Context, run func(ctx context.Context) error) *stage {
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s := &stage{stop: stop, done: make(chan error, 1)}
+	go func() { s.done <- run(ctx) }()
+	return s
+}
+
+// end ends the part and returns when it has ended.
+func (s *stage) end() error {
+	s.stop()
+	return <-s.done
+}
+
+// closePipeline lets go of a pipeline that never ran.
+func closePipeline(ctx context.Context, pipeline *report.Pipeline) error {
+	ctx, cancel := context.WithCancel(ctx)
+	cancel()
+	return pipeline.Run(ctx, 0)
+}
+
+// readyForReports says why no report can be accepted; nil where they can. A disk that is full must not keep checks away, so it is
+// told apart from ready.
+func (a *Adapter) readyForReports() error {
+	errs := []error{a.ready()}
+	for name, stats := range a.pipeline.Stats() {
+		if stats.Fault != nil {
+			errs = append(errs, fmt.Errorf("sink %s: %w", name, stats.Fault))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// watchReports tells the health service whether reports can be accepted, until ctx is done.
+func (a *Adapter) watchReports(ctx context.Context) error {
+	const every = time.Second
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	var last error
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		}
+		err := a.readyForReports()
+		if !a.setReportsServing(err == nil) {
+			continue
+		}
+		switch {
+		case err != nil && last == nil:
+			a.logger.Error("reports cannot be accepted; checks go on", "error", err)
+		case err == nil && last != nil:
+			a.logger.Info("reports can be accepted again")
+		}
+		last = err
+	}
+}
+
+// setReportsServing sets the status of report calls, unless nothing is served at all.
+func (a *Adapter) setReportsServing(serving bool) bool {
+	a.statusMu.Lock()
+	defer a.statusMu.Unlock()
+	if !a.serving.Load() {
+		return false
+	}
+	a.setStatus(mixer.ReportServices(), serving)
+	return true
+}
+
+func (a *Adapter) setStatus(services []string, serving bool) {
+	for _, service := range services {
+		a.health.SetServingStatus(service, servingStatus(serving))
+	}
+}
+
+func servingStatus(serving bool) healthpb.HealthCheckResponse_ServingStatus {
+	if serving {
+		return healthpb.HealthCheckResponse_SERVING
+	}
+	return healthpb.HealthCheckResponse_NOT_SERVING
 }
 
 // stopServer lets calls under way finish, up to the timeout.
@@ -174,15 +297,10 @@ func (a *Adapter) stopServer() {
 }
 
 func (a *Adapter) setServing(serving bool) {
+	a.statusMu.Lock()
+	defer a.statusMu.Unlock()
 	a.serving.Store(serving)
-	status := healthpb.HealthCheckResponse_NOT_SERVING
-	if serving {
-		status = healthpb.HealthCheckResponse_SERVING
-	}
-	a.health.SetServingStatus("", status)
-	for _, service := range mixer.Services() {
-		a.health.SetServingStatus(service, status)
-	}
+	a.setStatus(slices.Concat([]string{""}, mixer.CheckServices(), mixer.ReportServices()), serving)
 }
 
 // healthService is gRPC's health service whose watchers are let go when done is: they would stay as long as there is a server,

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -150,7 +151,7 @@ func sinks(problems *Problems, field string, names []string) []string {
 func CheckPattern(pattern string) error {
 	switch {
 	case pattern == "":
-		return fmt.Errorf("is empty; write a name, or a part of one with * at its end")
+		return errors.New("is empty; write a name, or a part of one with * at its end")
 	case len(pattern) > MaxPatternBytes:
 		return fmt.Errorf("has %d bytes; use at most %d", len(pattern), MaxPatternBytes)
 	case strings.Contains(strings.TrimSuffix(pattern, "*"), "*"):

@@ -19,17 +19,13 @@ type Server struct {
 	http *http.Server
 }
 
-// New makes a server. Ready says why the process should get no calls; nil where it should.
-func New(gatherer prometheus.Gatherer, ready func() error) *Server {
+// New makes a server. Ready says why the process should get no calls; nil where it should. ReadyForReports says the same of report
+// calls alone.
+func New(gatherer prometheus.Gatherer, ready, readyForReports func() error) *Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := ready(); err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		_, _ = fmt.Fprintln(w, "ok")
-	})
+	mux.HandleFunc("GET /readyz", answer(ready))
+	mux.HandleFunc("GET /readyz/reports", answer(readyForReports))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
@@ -38,6 +34,16 @@ func New(gatherer prometheus.Gatherer, ready func() error) *Server {
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	const patience = 10 * time.Second
 	return &Server{http: &http.Server{Handler: mux, ReadHeaderTimeout: patience, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}}
+}
+
+func answer(ready func() error) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		if err := ready(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = fmt.Fprintln(w, "ok")
+	}
 }
 
 // Serve answers requests until Shutdown. It closes the listener.

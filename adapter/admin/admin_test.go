@@ -26,7 +26,7 @@ func start(t *testing.T, gatherer prometheus.Gatherer, ready func() error) (*adm
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	server := admin.New(gatherer, ready)
+	server := admin.New(gatherer, ready, func() error { return errors.New("the disk is full") })
 	done := make(chan error)
 	go func() { done <- server.Serve(listener) }()
 	t.Cleanup(func() {
@@ -107,7 +107,10 @@ func TestReadiness(t *testing.T) {
 	})
 	for _, now := range []bool{false, true, false} {
 		ready.Store(now)
-		status, body, _ := ask(t, http.MethodGet, url+"/readyz")
+		status, body, _ := ask(t, http.MethodGet, url+"/readyz/reports")
+		assert.Equal(t, http.StatusServiceUnavailable, status, "of reports it is told by itself")
+		assert.Equal(t, "the disk is full\n", body)
+		status, body, _ = ask(t, http.MethodGet, url+"/readyz")
 		if now {
 			assert.Equal(t, http.StatusOK, status)
 		} else {
@@ -178,13 +181,13 @@ func TestServeReportsALostListener(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	require.NoError(t, listener.Close())
-	require.ErrorContains(t, admin.New(prometheus.NewRegistry(), always).Serve(listener), "admin: ")
+	require.ErrorContains(t, admin.New(prometheus.NewRegistry(), always, always).Serve(listener), "admin: ")
 }
 
 func TestShutdownBeforeServe(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	server := admin.New(prometheus.NewRegistry(), always)
+	server := admin.New(prometheus.NewRegistry(), always, always)
 	server.Shutdown(t.Context())
 	require.NoError(t, server.Serve(listener))
 	_, err = listener.Accept()

@@ -107,7 +107,7 @@ func TestNothingBehindTheDoorReadsReusedBuffers(t *testing.T) {
 	late := &lateKind{asked: make(chan string, 1), answered: make(chan struct{})}
 	compiler := testCompiler()
 	compiler.Kinds = append(compiler.Kinds, late)
-	door := NewDoor(compiler, testLimits(), observer)
+	door := NewDoor(testEngines(compiler), testLimits(), observer)
 	pool := &scribblingPool{}
 	connection := serve(t, door, experimental.BufferPool(pool))
 

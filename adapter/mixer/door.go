@@ -10,6 +10,7 @@ import (
 	"istio.io/api/mixer/adapter/model/v1beta1"
 
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
+	"github.com/tollgate-mesh/tollgate/adapter/report"
 	"github.com/tollgate-mesh/tollgate/config"
 )
 
@@ -19,17 +20,49 @@ type Observer interface {
 	Decided(handler *config.Handler, instance string, decision policy.Decision, elapsed time.Duration)
 	// Compiled is told of every handler configuration that was compiled, whether it can decide or not.
 	Compiled(compiled *policy.Policy, elapsed time.Duration)
+	// Planned is told of every handler configuration that reports came with, valid or not.
+	Planned(plan *report.Plan)
+	// Reported is told of every report call.
+	Reported(reported report.Reported)
 }
 
 // Door answers Mixer's calls.
 type Door struct {
 	handlers *handlers
+	plans    *plans
+	acceptor Acceptor
+	recorder Recorder
 	observer Observer
 }
 
-// NewDoor returns a door that compiles the handlers it meets with compiler.
-func NewDoor(compiler *policy.Compiler, limits HandlerLimits, observer Observer) *Door {
-	return &Door{handlers: newHandlers(compiler, limits, observer), observer: observer}
+// Engines are what stands behind a door.
+type Engines struct {
+	// Compiler makes policies of the handlers that checks bring.
+	Compiler *policy.Compiler
+	// Planner makes plans of the handlers that reports bring.
+	Planner *report.Planner
+	// Acceptor keeps what is reported.
+	Acceptor Acceptor
+	// Recorder keeps decisions.
+	Recorder Recorder
+}
+
+// Recorder keeps decisions.
+type Recorder interface {
+	// Record takes a decision and returns the id under which it is kept; empty where it is not. It does not wait. The handler is nil
+	// where the call brought none that could be decoded.
+	Record(handler *config.Handler, request *policy.Request, decision policy.Decision, elapsed time.Duration) (id string)
+}
+
+// NewDoor returns a door to the engines. Limits holds for the handlers of checks and for those of reports, each by themselves.
+func NewDoor(engines Engines, limits HandlerLimits, observer Observer) *Door {
+	return &Door{
+		handlers: newHandlers(engines.Compiler, limits, observer),
+		plans:    newPlans(engines.Planner, limits, observer),
+		acceptor: engines.Acceptor,
+		recorder: engines.Recorder,
+		observer: observer,
+	}
 }
 
 // checkTemplate is a template whose calls are answered with a CheckResult.
@@ -42,10 +75,19 @@ var checkTemplates = []checkTemplate{
 	{"authorization.HandleAuthorizationService", "HandleAuthorization", decodeAuthorization},
 }
 
-// Services returns the names of the gRPC services that the door answers.
-func Services() []string {
+// CheckServices returns the names of the gRPC services whose calls are answered with decisions.
+func CheckServices() []string {
 	names := make([]string, 0, len(checkTemplates))
 	for _, t := range checkTemplates {
+		names = append(names, t.service)
+	}
+	return names
+}
+
+// ReportServices returns the names of the gRPC services whose calls hand over records.
+func ReportServices() []string {
+	names := make([]string, 0, len(reportTemplates))
+	for _, t := range reportTemplates {
 		names = append(names, t.service)
 	}
 	return names
@@ -54,30 +96,37 @@ func Services() []string {
 // Register adds the door's services to a server, which must use a Codec.
 func (d *Door) Register(server grpc.ServiceRegistrar) {
 	for _, t := range checkTemplates {
-		server.RegisterService(&grpc.ServiceDesc{
-			ServiceName: t.service,
-			HandlerType: (*any)(nil),
-			Methods:     []grpc.MethodDesc{d.method(t)},
-		}, d)
+		d.register(server, t.service, t.method, func(ctx context.Context, text string) (any, error) {
+			return d.check(ctx, t, text), nil
+		})
+	}
+	for _, t := range reportTemplates {
+		d.register(server, t.service, t.method, func(ctx context.Context, text string) (any, error) {
+			return d.report(ctx, t, text)
+		})
 	}
 }
 
-// method describes the template's one method to gRPC.
-func (d *Door) method(t checkTemplate) grpc.MethodDesc {
-	info := &grpc.UnaryServerInfo{Server: d, FullMethod: "/" + t.service + "/" + t.method}
+// register describes a template's one method to gRPC.
+func (d *Door) register(server grpc.ServiceRegistrar, service, method string, answer func(ctx context.Context, text string) (any, error)) {
+	info := &grpc.UnaryServerInfo{Server: d, FullMethod: "/" + service + "/" + method}
 	handle := func(_ any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
 		in := &message{}
 		if err := decode(in); err != nil {
 			return nil, err
 		}
 		if intercept == nil {
-			return d.check(ctx, t, in.text), nil
+			return answer(ctx, in.text)
 		}
 		return intercept(ctx, in, info, func(ctx context.Context, _ any) (any, error) {
-			return d.check(ctx, t, in.text), nil
+			return answer(ctx, in.text)
 		})
 	}
-	return grpc.MethodDesc{MethodName: t.method, Handler: handle}
+	server.RegisterService(&grpc.ServiceDesc{
+		ServiceName: service,
+		HandlerType: (*any)(nil),
+		Methods:     []grpc.MethodDesc{{MethodName: method, Handler: handle}},
+	}, d)
 }
 
 // check answers one check call. It always has an answer.
@@ -89,31 +138,35 @@ func (d *Door) check(ctx context.Context, t checkTemplate, text string) (result 
 		}
 	}()
 	start := time.Now()
-	handler, instance, decision := d.decide(ctx, t, text)
-	d.observer.Decided(handler, instance, decision, time.Since(start))
+	handler, request, decision := d.decide(ctx, t, text)
+	elapsed := time.Since(start)
+	decision.ID = d.recorder.Record(handler, request, decision, elapsed)
+	d.observer.Decided(handler, request.Instance, decision, elapsed)
 	return checkResult(decision)
 }
 
-func (d *Door) decide(ctx context.Context, t checkTemplate, text string) (handler *config.Handler, instance string, decision policy.Decision) {
+func (d *Door) decide(ctx context.Context, t checkTemplate, text string) (handler *config.Handler, request *policy.Request, decision policy.Decision) {
+	var call call
+	request = &call.request
 	defer func() {
 		if r := recover(); r != nil {
 			decision = panicked(t, r)
 		}
 	}()
-	call, err := t.decode(text)
-	instance = call.request.Instance
+	var err error
+	call, err = t.decode(text)
 	switch {
 	case err != nil:
-		return nil, instance, malformed(t, err)
+		return nil, request, malformed(t, err)
 	case !call.hasConfig:
-		return nil, instance, unconfigured("the call has no adapter_config; check that the adapter resource has session_based: false and a config")
+		return nil, request, unconfigured("the call has no adapter_config; check that the adapter resource has session_based: false and a config")
 	case call.typeURL != config.TypeURL:
-		return nil, instance, unconfigured("adapter_config is a %.100q, not a %s; apply the adapter resource that `tollgate operatorconfig` prints", call.typeURL, config.TypeURL)
+		return nil, request, unconfigured("adapter_config is a %.100q, not a %s; apply the adapter resource that `tollgate operatorconfig` prints", call.typeURL, config.TypeURL)
 	case len(call.params) > MaxParamsBytes:
-		return nil, instance, unconfigured("params have %d bytes; use at most %d", len(call.params), MaxParamsBytes)
+		return nil, request, unconfigured("params have %d bytes; use at most %d", len(call.params), MaxParamsBytes)
 	}
-	handler, decision = d.handlers.decide(ctx, call.params, &call.request)
-	return handler, instance, decision
+	handler, decision = d.handlers.decide(ctx, call.params, request)
+	return handler, request, decision
 }
 
 // panicked is the answer to a panic outside of every check, which recover by themselves: it is the door's own fault, and no

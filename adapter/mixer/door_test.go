@@ -24,7 +24,7 @@ import (
 
 func newTestDoor(tb testing.TB, observer Observer) *Door {
 	tb.Helper()
-	return NewDoor(testCompiler(), testLimits(), observer)
+	return NewDoor(testEngines(testCompiler()), testLimits(), observer)
 }
 
 // answer asks the door with a whole call and returns the reply beside the decision behind it.
@@ -35,7 +35,7 @@ func answer(t *testing.T, kinds []policy.Kind, call []byte) (*v1beta1.CheckResul
 	if kinds != nil {
 		compiler.Kinds = kinds
 	}
-	door := NewDoor(compiler, testLimits(), seen)
+	door := NewDoor(testEngines(compiler), testLimits(), seen)
 	result := door.check(t.Context(), checkTemplates[0], string(call))
 	require.Len(t, seen.decisions, 1)
 	return result, seen.decisions[0]
@@ -161,7 +161,7 @@ func TestDoorTellsObserversNoSecret(t *testing.T) {
 	compiler.Timeout = time.Second
 	limits := testLimits()
 	limits.RetryAfter = time.Nanosecond
-	door := NewDoor(compiler, limits, seen)
+	door := NewDoor(testEngines(compiler), limits, seen)
 	calls := mixertest.SecretCalls(secret, token)
 	show := func(what string) {
 		t.Helper()
@@ -238,7 +238,7 @@ func TestDoorNeverAnswersWithAnRPCError(t *testing.T) {
 	}
 	_, ok := intercepted.Load(mixertest.Method)
 	assert.True(t, ok, "interceptors see the call")
-	assert.Equal(t, []string{"authorization.HandleAuthorizationService"}, Services())
+	assert.Equal(t, []string{"authorization.HandleAuthorizationService"}, CheckServices())
 }
 
 func TestDoorAnswersWhenTheCallersTimeIsUp(t *testing.T) {
@@ -306,7 +306,7 @@ const unguessable = "0f8d7c2e51a94b36"
 func fuzzDoor() *Door {
 	compiler := testCompiler()
 	compiler.Timeout = 5 * time.Second
-	return NewDoor(compiler, HandlerLimits{Entries: 64, Bytes: 1 << 20, Compiling: 2, Waiting: 64, RetryAfter: time.Minute}, quiet{})
+	return NewDoor(testEngines(compiler), HandlerLimits{Entries: 64, Bytes: 1 << 20, Compiling: 2, Waiting: 64, RetryAfter: time.Minute}, quiet{})
 }
 
 // FuzzCheck sends arbitrary bytes as a whole call: never a panic, and never an allow unless the bytes hold a handler that says so.

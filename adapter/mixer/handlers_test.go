@@ -20,6 +20,7 @@ import (
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/header"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/rego"
+	"github.com/tollgate-mesh/tollgate/adapter/report"
 	"github.com/tollgate-mesh/tollgate/config"
 	"github.com/tollgate-mesh/tollgate/config/configpb"
 )
@@ -38,6 +39,18 @@ func testCompiler() *policy.Compiler {
 	}
 }
 
+// testEngines are a compiler's, with no room for reports and no record of decisions.
+func testEngines(compiler *policy.Compiler) Engines {
+	return Engines{Compiler: compiler, Planner: &report.Planner{}, Acceptor: &acceptor{}, Recorder: recorder{}}
+}
+
+// recorder gives every decision the same id.
+type recorder struct{ id string }
+
+func (r recorder) Record(*config.Handler, *policy.Request, policy.Decision, time.Duration) string {
+	return r.id
+}
+
 func testLimits() HandlerLimits {
 	return HandlerLimits{Entries: 16, Bytes: 1 << 20, Compiling: 1, Waiting: 64, RetryAfter: time.Minute}
 }
@@ -47,12 +60,26 @@ type ledger struct {
 	mu        sync.Mutex
 	decisions []policy.Decision
 	compiled  []*policy.Policy
+	plans     []*report.Plan
+	reported  []report.Reported
 }
 
 func (l *ledger) Decided(_ *config.Handler, _ string, d policy.Decision, _ time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.decisions = append(l.decisions, d)
+}
+
+func (l *ledger) Planned(p *report.Plan) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.plans = append(l.plans, p)
+}
+
+func (l *ledger) Reported(r report.Reported) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reported = append(l.reported, r)
 }
 
 func (l *ledger) Compiled(p *policy.Policy, _ time.Duration) {
@@ -179,7 +206,7 @@ func TestHandlersDoNotKeepTheCallsTheyCameWith(t *testing.T) {
 	const size = 1 << 20
 	limits := testLimits()
 	limits.Entries = 64
-	door := NewDoor(testCompiler(), limits, quiet{})
+	door := NewDoor(testEngines(testCompiler()), limits, quiet{})
 	heap := func() uint64 {
 		runtime.GC()
 		var stats runtime.MemStats
@@ -278,7 +305,7 @@ func TestHandlersKeepAFailureThatCannotBeRetried(t *testing.T) {
 	limits.Compiling, limits.Waiting = 1, 0
 	h := newHandlers(compilerOf(kind), limits, &ledger{})
 	h.now = func() time.Time { return time.Unix(0, now.Load()) }
-	opened := string(mixertest.Params(&configpb.Params{Failure: &configpb.Failure{Configuration: configpb.Failure_OPEN}}))
+	opened := string(mixertest.Params(&configpb.Params{Name: "?", Failure: &configpb.Failure{Configuration: configpb.Failure_OPEN}}))
 	_, d := h.decide(t.Context(), opened, presenting("abc"))
 	require.Equal(t, "failed_open", d.Outcome())
 	require.Eventually(t, func() bool { return h.waiting.Load() == 0 }, 10*time.Second, time.Millisecond)
@@ -401,6 +428,8 @@ type quiet struct{}
 
 func (quiet) Decided(*config.Handler, string, policy.Decision, time.Duration) {}
 func (quiet) Compiled(*policy.Policy, time.Duration)                          {}
+func (quiet) Planned(*report.Plan)                                            {}
+func (quiet) Reported(report.Reported)                                        {}
 
 // panicking is an Observer at its worst.
 type panicking struct{}
@@ -408,6 +437,8 @@ type panicking struct{}
 func (panicking) Decided(*config.Handler, string, policy.Decision, time.Duration) { panic("decided") }
 
 func (panicking) Compiled(*policy.Policy, time.Duration) { panic("compiled") }
+func (panicking) Planned(*report.Plan)                   { panic("planned") }
+func (panicking) Reported(report.Reported)               { panic("reported") }
 
 // Mixer encodes maps in random order: the bytes differ, what they mean does not.
 func TestHandlersOfEqualConfigurations(t *testing.T) {

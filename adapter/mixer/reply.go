@@ -1,6 +1,8 @@
 package mixer
 
 import (
+	"maps"
+
 	"github.com/gogo/protobuf/types"
 	"istio.io/api/mixer/adapter/model/v1beta1"
 	policyv1beta1 "istio.io/api/policy/v1beta1"
@@ -8,6 +10,9 @@ import (
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/config"
 )
+
+// DecisionIDHeader is the header in which a denial with an HTTP response of its own carries the id of its record.
+const DecisionIDHeader = "x-tollgate-decision-id"
 
 const directHTTPResponseURL = "type.googleapis.com/istio.policy.v1beta1.DirectHttpResponse"
 
@@ -26,11 +31,21 @@ func checkResult(d policy.Decision) *v1beta1.CheckResult {
 	}
 	result.Status.Code = int32(d.Code)
 	result.Status.Message = d.Message
+	if d.ID != "" && d.HTTP == nil {
+		result.Status.Message += " (decision " + d.ID + ")"
+	}
 	if d.HTTP != nil {
 		response := &policyv1beta1.DirectHttpResponse{
 			Code:    policyv1beta1.HttpStatusCode(d.HTTP.Status),
 			Body:    d.HTTP.Body,
 			Headers: d.HTTP.Headers,
+		}
+		if d.ID != "" {
+			response.Headers = maps.Clone(response.Headers) // it is the handler's
+			if response.Headers == nil {
+				response.Headers = map[string]string{}
+			}
+			response.Headers[DecisionIDHeader] = d.ID
 		}
 		// A message of strings and numbers always encodes; were it not so, the denial would go out without its reply.
 		if encoded, err := response.Marshal(); err == nil {

@@ -44,6 +44,8 @@ type Observer struct {
 	seconds   *prometheus.HistogramVec
 	compiled  *prometheus.CounterVec
 
+	reports, reportCalls *prometheus.CounterVec
+
 	counters sync.Map // counterKey → prometheus.Counter: the vector's own look-up hashes every label at every call
 	handlers labels
 	failures throttle
@@ -73,11 +75,19 @@ func New(logger *slog.Logger, version string) *Observer {
 			Help: "Handler configurations compiled, by result (ok, or the failure class).",
 		}, []string{"result"}),
 	}
+	o.reports = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "tollgate_reports_total",
+		Help: "Reported instances by handler, kind and result (accepted, sampled_out, malformed, refused).",
+	}, []string{"handler", "kind", "result"})
+	o.reportCalls = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "tollgate_report_calls_total",
+		Help: "Report calls by kind and result (ok, or the class of refusal).",
+	}, []string{"kind", "result"})
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "tollgate_build_info", Help: "Always 1; the version is a label.", ConstLabels: prometheus.Labels{"version": version},
 	})
 	build.Set(1)
-	o.registry.MustRegister(o.decisions, o.seconds, o.compiled, build,
+	o.registry.MustRegister(o.decisions, o.seconds, o.compiled, o.reports, o.reportCalls, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return o
 }

@@ -9,6 +9,8 @@ import (
 
 // Decision is the answer to one request. It is a value: nothing in it changes after it was made.
 type Decision struct {
+	// ID identifies the decision's record, and whoever is denied is told it; empty where there is none.
+	ID string
 	// Code is config.OK for an allow.
 	Code config.Code
 	// Message reaches the end user; empty for an allow.

@@ -51,8 +51,30 @@ func appendFrame(dst []byte, call *Call, origin record.SpoolID) []byte {
 	return dst
 }
 
+// DecodeFrame returns the records of a frame from a queue. Their texts are parts of one string. An error means that the frame was
+// made by another version: it passed the queue's checksums.
+func DecodeFrame(frame *spool.Frame) ([]record.Record, error) { return decodeFrame(frame) }
+
+// DecodeDeadFrame returns the records of a dead letter that is a whole frame, as a lane makes them of frames that its version cannot
+// read: such a letter has no kind and no spool. An error means that this version cannot read it either.
+func DecodeDeadFrame(letter *record.Record) ([]record.Record, error) {
+	if letter.Kind != 0 || letter.Spool != (record.SpoolID{}) {
+		return nil, fmt.Errorf("%w: sequence %d is a single record", errFrame, letter.Sequence)
+	}
+	return decodePayload(&spool.Frame{Sequence: letter.Sequence, Arrival: letter.Arrived, Payload: []byte(letter.Raw)})
+}
+
 // decodeFrame returns a frame's records. Their texts are parts of one string.
 func decodeFrame(frame *spool.Frame) ([]record.Record, error) {
+	records, err := decodePayload(frame)
+	if err == nil && len(records) != frame.Records {
+		return nil, fmt.Errorf("%w: sequence %d has %d records, not %d", errFrame, frame.Sequence, len(records), frame.Records)
+	}
+	return records, err
+}
+
+// decodePayload takes the frame's number of records for no more than a hint.
+func decodePayload(frame *spool.Frame) ([]record.Record, error) {
 	if len(frame.Payload) < frameHeader || frame.Payload[0] != frameVersion {
 		return nil, fmt.Errorf("%w: sequence %d", errFrame, frame.Sequence)
 	}
@@ -92,9 +114,6 @@ func decodeFrame(frame *spool.Frame) ([]record.Record, error) {
 		}
 		r.Raw, r.Index = instance, len(records)
 		records = append(records, r)
-	}
-	if len(records) != frame.Records {
-		return nil, fmt.Errorf("%w: sequence %d has %d records, not %d", errFrame, frame.Sequence, len(records), frame.Records)
 	}
 	return records, nil
 }

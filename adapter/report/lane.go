@@ -269,7 +269,6 @@ func (l *lane) deliver(ctx context.Context, b batch) {
 		case l.Batching.GiveUpAfter > 0 && time.Since(start) >= l.Batching.GiveUpAfter:
 			u = &Undelivered{Permanent: true, Err: fmt.Errorf("given up after %s: %w", l.Batching.GiveUpAfter, u.Err)}
 		}
-		l.failures.Add(1)
 		if u.Permanent {
 			b = l.settleDelivered(b, u.Records)
 			if err = l.bury(b, u.Err); err == nil {
@@ -286,8 +285,13 @@ func (l *lane) deliver(ctx context.Context, b batch) {
 func (l *lane) attempt(ctx context.Context, items []record.Record) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, l.Batching.Timeout)
 	defer cancel()
-	defer l.catch("the sink", &err)
 	l.attempts.Add(1)
+	defer func() {
+		if err != nil {
+			l.failures.Add(1)
+		}
+	}()
+	defer l.catch("the sink", &err)
 	return l.Sink.Deliver(ctx, items)
 }
 

@@ -138,6 +138,19 @@ func (p *Pipeline) Stats() map[string]spool.Stats {
 	return stats
 }
 
+// Attempts counts the attempts to deliver a batch to one sink, and those of them that failed.
+type Attempts struct{ All, Failed uint64 }
+
+// Attempts returns the counts of every sink.
+func (p *Pipeline) Attempts() map[string]Attempts {
+	attempts := make(map[string]Attempts, len(p.lanes))
+	for name, lane := range p.lanes {
+		failed := lane.failures.Load() // first, so that it is never the larger
+		attempts[name] = Attempts{All: lane.attempts.Load(), Failed: failed}
+	}
+	return attempts
+}
+
 // Run delivers until ctx is done; then it goes on for as long as flush allows, or until nothing is pending, and closes the queues
 // and sinks. What is not delivered by then stays in a disk queue, and is counted as dropped by a memory queue.
 func (p *Pipeline) Run(ctx context.Context, flush time.Duration) error {

@@ -33,6 +33,8 @@ type Settings struct {
 	Secrets Secrets `yaml:"secrets"`
 	// Limits bounds what the process takes on.
 	Limits Limits `yaml:"limits"`
+	// Reports says where records go.
+	Reports Reports `yaml:"reports"`
 	// Shutdown says how the process ends.
 	Shutdown Shutdown `yaml:"shutdown"`
 }
@@ -100,6 +102,7 @@ func Default() Settings {
 			QueueWait:        10 * time.Millisecond,
 			Handlers:         Handlers{Entries: 256, Bytes: 4 << 20, Compiling: 4, Waiting: 64, RetryAfter: 5 * time.Second},
 		},
+		Reports:  Reports{Flush: 5 * time.Second},
 		Shutdown: Shutdown{Timeout: 10 * time.Second},
 	}
 }
@@ -232,5 +235,5 @@ func (s Settings) Validate() error {
 	} {
 		add(n.value < n.least || n.value > n.most, "%s is %d; use %d to %d", n.key, n.value, n.least, n.most)
 	}
-	return errors.Join(problems...)
+	return errors.Join(append(problems, s.Reports.validate()...)...)
 }

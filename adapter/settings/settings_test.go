@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -40,6 +41,35 @@ limits:
     compiling: 6
     waiting: 7
     retry_after: 8s
+reports:
+  directory: /spool
+  default_sinks: [a, b]
+  flush: 11s
+  sinks:
+    a:
+      stdout: {}
+    b:
+      file:
+        path: /f
+        megabytes: 1
+        every: 12h
+        keep_days: 2
+        keep_files: 3
+      queue:
+        max_bytes: 4
+        max_age: 13s
+        full: drop_oldest
+        full_wait: 14ms
+        sync: os
+      batch:
+        records: 5
+        bytes: 6
+        wait: 15ms
+        concurrency: 7
+        timeout: 16s
+        backoff: 17ms
+        max_backoff: 18s
+        give_up_after: 19h
 shutdown:
   drain: 9s
   timeout: 10m
@@ -58,6 +88,20 @@ func TestParseReadsEverySetting(t *testing.T) {
 		Limits: settings.Limits{
 			MessageBytes: 1, ConcurrentChecks: 2, QueueWait: 3 * time.Millisecond,
 			Handlers: settings.Handlers{Entries: 4, Bytes: 5, Compiling: 6, Waiting: 7, RetryAfter: 8 * time.Second},
+		},
+		Reports: settings.Reports{
+			Directory: "/spool", DefaultSinks: []string{"a", "b"}, Flush: 11 * time.Second,
+			Sinks: map[string]settings.Sink{
+				"a": {Stdout: &settings.StdoutSink{}},
+				"b": {
+					File:  &settings.FileSink{Path: "/f", Megabytes: 1, Every: 12 * time.Hour, KeepDays: 2, KeepFiles: 3},
+					Queue: settings.Queue{MaxBytes: 4, MaxAge: 13 * time.Second, Full: "drop_oldest", FullWait: 14 * time.Millisecond, Sync: "os"},
+					Batch: settings.Batch{
+						Records: 5, Bytes: 6, Wait: 15 * time.Millisecond, Concurrency: 7, Timeout: 16 * time.Second,
+						Backoff: 17 * time.Millisecond, MaxBackoff: 18 * time.Second, GiveUpAfter: 19 * time.Hour,
+					},
+				},
+			},
 		},
 		Shutdown: settings.Shutdown{Drain: 9 * time.Second, Timeout: 10 * time.Minute},
 	}
@@ -237,18 +281,32 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// keys returns the path of every setting in the file.
+// keys returns the path of every setting in the file. NAME stands for what the file chooses.
 func keys(t reflect.Type, prefix string) []string {
 	var all []string
 	for field := range t.Fields() {
-		key := prefix + field.Tag.Get("yaml")
-		if field.Type.Kind() == reflect.Struct {
-			all = append(all, keys(field.Type, key+".")...)
+		key, fieldType := prefix+field.Tag.Get("yaml"), field.Type
+		if fieldType.Kind() == reflect.Map && fieldType.Elem().Kind() == reflect.Struct {
+			key, fieldType = key+".NAME", fieldType.Elem()
+		}
+		if fieldType.Kind() == reflect.Pointer {
+			fieldType = fieldType.Elem()
+		}
+		if fieldType.Kind() == reflect.Struct && fieldType.NumField() > 0 {
+			all = append(all, keys(fieldType, key+".")...)
 		} else {
 			all = append(all, key)
 		}
 	}
 	return all
+}
+
+// defaults are the settings that hold for a sink of which only the kind is set, all kinds at once.
+func defaults() reflect.Value {
+	s := settings.Default()
+	s.Reports.Sinks = map[string]settings.Sink{"sink": {Stdout: &settings.StdoutSink{}, File: &settings.FileSink{}}}
+	s.Reports = s.Reports.WithDefaults()
+	return reflect.ValueOf(s)
 }
 
 // docs/settings.md has one row for every setting, with its default, and no other rows.
@@ -257,23 +315,34 @@ func TestSettingsAreDocumented(t *testing.T) {
 	content, err := os.ReadFile("../../docs/settings.md")
 	require.NoError(t, err)
 	rows := map[string]string{}
-	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z_.]+)` \\| ([^|]*) \\|").FindAllStringSubmatch(string(content), -1) {
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-zNAME_.]+)` \\| ([^|]*) \\|").FindAllStringSubmatch(string(content), -1) {
 		rows[row[1]] = strings.Trim(row[2], "`")
 	}
 	for _, key := range keys(reflect.TypeFor[settings.Settings](), "") {
 		documented, ok := rows[key]
 		delete(rows, key)
+		if key == "reports.default_sinks" {
+			assert.Equal(t, "the only sink", documented)
+			continue
+		}
 		if !assert.True(t, ok, "%s is not in docs/settings.md", key) {
 			continue
 		}
-		want := reflect.ValueOf(settings.Default())
+		want := defaults()
 		for part := range strings.SplitSeq(key, ".") {
+			if part == "NAME" {
+				want = want.MapIndex(reflect.ValueOf("sink"))
+				continue
+			}
+			if want.Kind() == reflect.Pointer {
+				want = want.Elem()
+			}
 			want = want.FieldByNameFunc(func(name string) bool {
 				field, _ := want.Type().FieldByName(name)
 				return field.Tag.Get("yaml") == part
 			})
 		}
-		if want.IsZero() && (want.Kind() == reflect.String || want.Kind() == reflect.Map) {
+		if want.IsZero() && slices.Contains([]reflect.Kind{reflect.String, reflect.Map, reflect.Slice, reflect.Pointer}, want.Kind()) || strings.HasSuffix(key, ".stdout") {
 			assert.Equal(t, "none", documented, key)
 			continue
 		}

@@ -52,6 +52,7 @@ var scenarios = []struct {
 	{"policies", testPolicies},
 	{"failures", testFailureMatrix},
 	{"crowd", testCrowd},
+	{"reports", testReports},
 	{"restart", testRestart},
 	{"large params", testLargeParams},
 	{"secrecy", testSecrecy},

@@ -181,7 +181,7 @@ func (d *Delivery) parseMetric(raw string) error {
 		case 2:
 			m.Name = r.Text(typ)
 		case metricKindField:
-			m.Kind = MetricKind(r.Number(typ)) //nolint:gosec // a kind that is not known is a default one
+			m.Kind = MetricKind(min(r.Number(typ), math.MaxUint8)) // a kind that is not known is a default one, and stays unknown
 		case 4:
 			m.Unit = r.Text(typ)
 		case 5:
@@ -264,21 +264,28 @@ func (m *Metric) Number() (float64, error) {
 	return number, nil
 }
 
+// ruleOf returns the first rule for an instance; nil if there is none.
+func (d *Delivery) ruleOf(instance string) *MetricRule {
+	if d != nil {
+		for i := range d.Metrics {
+			if d.Metrics[i].Instance == instance {
+				return &d.Metrics[i]
+			}
+		}
+	}
+	return nil
+}
+
 // Rule returns what a metric is: by the handler's rule for its instance, of which the full name goes before the first part, with
-// the defaults filled in. Its kind is never MetricDefault and its name never empty, unless the instance has none.
+// the defaults filled in. Its kind is never MetricDefault and its name never empty, unless the instance has none. The unit of
+// a duration is "s" whatever the rule says, because that is what Number gives.
 func (d *Delivery) Rule(m *Metric) MetricRule {
 	short := ShortInstance(m.Name)
 	rule := MetricRule{Instance: m.Name}
-	if d != nil {
-		for i := range d.Metrics {
-			if d.Metrics[i].Instance == m.Name {
-				rule = d.Metrics[i]
-				break
-			}
-			if d.Metrics[i].Instance == short {
-				rule = d.Metrics[i]
-			}
-		}
+	if own := d.ruleOf(m.Name); own != nil {
+		rule = *own
+	} else if own = d.ruleOf(short); own != nil {
+		rule = *own
 	}
 	if rule.Name == "" {
 		rule.Name = short
@@ -293,7 +300,7 @@ func (d *Delivery) Rule(m *Metric) MetricRule {
 			rule.Kind = MetricCounter
 		}
 	}
-	if rule.Unit == "" && m.Value.Kind() == attribute.Duration {
+	if m.Value.Kind() == attribute.Duration {
 		rule.Unit = "s"
 	}
 	if rule.Kind == MetricHistogram && len(rule.Bounds) == 0 {

@@ -1,0 +1,128 @@
+package decisionlog
+
+import (
+	"encoding/json"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/tollgate-mesh/tollgate/adapter/attribute"
+	"github.com/tollgate-mesh/tollgate/adapter/policy"
+	"github.com/tollgate-mesh/tollgate/adapter/report/record"
+	"github.com/tollgate-mesh/tollgate/config"
+)
+
+// input returns the JSON of what was decided on, in the shape of Rego's input, without what the handler drops and with a mask over
+// what it masks and over credentials.
+func input(handler *config.Handler, request *policy.Request) string {
+	h := hider{handler}
+	document := map[string]any{}
+	if s := request.Subject; s != nil {
+		subject := map[string]any{}
+		h.field(subject, "user", "subject.user", s.User)
+		h.field(subject, "groups", "subject.groups", s.Groups)
+		h.properties(subject, s.Properties, false)
+		document["subject"] = subject
+	}
+	if a := request.Action; a != nil {
+		action := map[string]any{}
+		h.field(action, "namespace", "action.namespace", a.Namespace)
+		h.field(action, "service", "action.service", a.Service)
+		h.field(action, "method", "action.method", a.Method)
+		h.field(action, "path", "action.path", a.Path)
+		h.properties(action, a.Properties, true)
+		document["action"] = action
+	}
+	encoded, err := json.Marshal(document)
+	if err != nil { // there is no value in it that JSON does not know
+		return ""
+	}
+	return string(encoded)
+}
+
+// hider says which parts of the input may be seen.
+type hider struct{ handler *config.Handler }
+
+func (h hider) field(into map[string]any, key, path, value string) {
+	switch {
+	case value == "", matches(h.handler.DecisionLog.Drop, path):
+	case matches(h.handler.DecisionLog.Mask, path):
+		into[key] = record.Masked
+	default:
+		into[key] = value
+	}
+}
+
+func (h hider) properties(into map[string]any, properties attribute.Map, action bool) {
+	if len(properties) == 0 {
+		return
+	}
+	shown := make(map[string]any, len(properties))
+	for _, p := range properties {
+		switch {
+		case matches(h.handler.DecisionLog.Drop, p.Name):
+		case h.credential(p.Name, action), matches(h.handler.DecisionLog.Mask, p.Name):
+			shown[p.Name] = record.Masked
+		default:
+			shown[p.Name] = value(p.Value)
+		}
+	}
+	into["properties"] = shown
+}
+
+// credential reports whether a property is one that a check compares, or is called as HTTP calls credentials.
+func (h hider) credential(name string, action bool) bool {
+	for i := range h.handler.Headers {
+		if p := h.handler.Headers[i].Property; p.Name == name && p.Action == action {
+			return true
+		}
+	}
+	for _, header := range []string{"authorization", "proxy-authorization", "cookie", "set-cookie"} {
+		if strings.EqualFold(name, header) {
+			return true
+		}
+	}
+	return false
+}
+
+func matches(patterns []string, name string) bool {
+	for _, pattern := range patterns {
+		prefix, wild := strings.CutSuffix(pattern, "*")
+		if pattern == name || wild && strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// value returns a value as docs/records.md has it.
+func value(v attribute.Value) any {
+	switch v.Kind() {
+	case attribute.String, attribute.Email, attribute.DNSName, attribute.URI:
+		text, _ := v.Text()
+		return text
+	case attribute.Int64:
+		return v.Int64()
+	case attribute.Double:
+		switch d := v.Double(); {
+		case math.IsNaN(d):
+			return "NaN"
+		case math.IsInf(d, 1):
+			return "+Inf"
+		case math.IsInf(d, -1):
+			return "-Inf"
+		default:
+			return d
+		}
+	case attribute.Bool:
+		return v.Bool()
+	case attribute.IP:
+		return v.Addr().String()
+	case attribute.Timestamp:
+		return v.Time().Format(time.RFC3339Nano)
+	case attribute.Duration:
+		return v.Duration().Seconds()
+	case attribute.Unknown:
+	}
+	return nil
+}

@@ -1,0 +1,230 @@
+// Package decisionlog makes records of decisions and hands them to the report pipeline, beside the checks and never in their way.
+package decisionlog
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	mathrand "math/rand/v2"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/tollgate-mesh/tollgate/adapter/policy"
+	"github.com/tollgate-mesh/tollgate/adapter/report"
+	"github.com/tollgate-mesh/tollgate/adapter/report/record"
+	"github.com/tollgate-mesh/tollgate/adapter/report/spool"
+	"github.com/tollgate-mesh/tollgate/config"
+)
+
+// Acceptor keeps records.
+type Acceptor interface {
+	// Accept returns when the call is kept. An error means that it is refused as a whole.
+	Accept(ctx context.Context, call *report.Call) error
+}
+
+// Options say how a log works. Zero fields take the defaults that their comments name.
+type Options struct {
+	// Sinks are the names of all sinks, Default those of the sinks for handlers that name none, or one that does not exist.
+	Sinks, Default []string
+	// Waiting is how many decisions may wait to become records; 10 000. Those that come then are dropped.
+	Waiting int
+	// Batch is how many records are handed over together at the most; 100. Wait is how long the first of them waits for more; 100 ms.
+	Batch int
+	Wait  time.Duration
+	// Complain is told why records were dropped, as often as it happens.
+	Complain func(err error)
+}
+
+// Log takes decisions and makes records of those that their handlers want to have recorded.
+type Log struct {
+	options  Options
+	acceptor Acceptor
+	waiting  chan entry
+
+	recorded, crowded, refused atomic.Uint64
+}
+
+// entry is a decision on its way to a record. Nothing in it changes any more.
+type entry struct {
+	id       string
+	handler  *config.Handler
+	request  *policy.Request
+	decision policy.Decision
+	elapsed  time.Duration
+}
+
+// New returns a log, which works while Run does.
+func New(acceptor Acceptor, options Options) *Log {
+	if options.Waiting == 0 {
+		options.Waiting = 10_000
+	}
+	if options.Batch == 0 {
+		options.Batch = 100
+	}
+	if options.Wait == 0 {
+		options.Wait = 100 * time.Millisecond
+	}
+	return &Log{options: options, acceptor: acceptor, waiting: make(chan entry, options.Waiting)}
+}
+
+// Stats counts decisions that were to be recorded.
+type Stats struct {
+	// Recorded became records.
+	Recorded uint64
+	// Crowded found too many waiting; Refused were not accepted by the pipeline. Both are gone.
+	Crowded, Refused uint64
+	// Waiting are on their way.
+	Waiting int
+}
+
+// Stats returns the counts.
+func (l *Log) Stats() Stats {
+	return Stats{Recorded: l.recorded.Load(), Crowded: l.crowded.Load(), Refused: l.refused.Load(), Waiting: len(l.waiting)}
+}
+
+// Record takes a decision if its handler wants it recorded, and returns the id of the record; empty where there is none. It never
+// waits. An id whose record then finds no room is counted in Stats.
+func (l *Log) Record(handler *config.Handler, request *policy.Request, decision policy.Decision, elapsed time.Duration) string {
+	if handler == nil || !wanted(handler.DecisionLog, decision) {
+		return ""
+	}
+	id := newID()
+	select {
+	case l.waiting <- entry{id, handler, request, decision, elapsed}:
+	default:
+		l.crowded.Add(1)
+	}
+	return id
+}
+
+func wanted(log config.DecisionLog, d policy.Decision) bool {
+	denial := !d.Allowed() || d.Failure != nil
+	switch log.Record {
+	case config.RecordAll:
+		return true
+	case config.RecordSampled:
+		return denial || mathrand.Int64N(max(log.SampleOneIn, 1)) == 0 //nolint:gosec // it picks records, not secrets
+	case config.RecordDenials:
+		return denial
+	case config.RecordNone:
+	}
+	return false
+}
+
+// newID returns 16 characters, 80 bits, that people can read to each other.
+func newID() string { return strings.ToLower(rand.Text()[:16]) }
+
+// Run makes records until ctx is done, and then of what waits.
+func (l *Log) Run(ctx context.Context) {
+	end := context.WithoutCancel(ctx)
+	for {
+		select {
+		case first := <-l.waiting:
+			l.hand(end, l.gather(ctx, first))
+		case <-ctx.Done():
+			for {
+				select {
+				case first := <-l.waiting:
+					l.hand(end, l.gather(ctx, first))
+				default:
+					return
+				}
+			}
+		}
+	}
+}
+
+// gather collects what comes soon after the first entry.
+func (l *Log) gather(ctx context.Context, first entry) []entry {
+	entries := append(make([]entry, 0, l.options.Batch), first)
+	enough := time.NewTimer(l.options.Wait)
+	defer enough.Stop()
+	for len(entries) < l.options.Batch {
+		select {
+		case e := <-l.waiting:
+			entries = append(entries, e)
+			continue
+		default:
+		}
+		select {
+		case e := <-l.waiting:
+			entries = append(entries, e)
+		case <-enough.C:
+			return entries
+		case <-ctx.Done():
+			return entries
+		}
+	}
+	return entries
+}
+
+// hand gives entries to the pipeline, those of one handler in one call.
+func (l *Log) hand(ctx context.Context, entries []entry) {
+	slices.SortStableFunc(entries, func(a, b entry) int { return strings.Compare(a.handler.Fingerprint, b.handler.Fingerprint) })
+	for len(entries) > 0 {
+		n := 1
+		for n < len(entries) && entries[n].handler.Fingerprint == entries[0].handler.Fingerprint {
+			n++
+		}
+		if err := l.accept(ctx, entries[:n]); err != nil {
+			l.refused.Add(uint64(n))
+			l.complain(err)
+		} else {
+			l.recorded.Add(uint64(n))
+		}
+		entries = entries[n:]
+	}
+}
+
+func (l *Log) complain(err error) {
+	if l.options.Complain != nil {
+		l.options.Complain(err)
+	}
+}
+
+func (l *Log) accept(ctx context.Context, entries []entry) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("making records of decisions panicked: %T\n%s", r, debug.Stack())
+		}
+	}()
+	handler := entries[0].handler
+	call := &report.Call{Kind: record.KindDecision, Handler: handler.Name, Sinks: l.sinks(handler.DecisionLog.Sinks)}
+	for i := range entries {
+		call.Instances = append(call.Instances, raw(&entries[i]))
+	}
+	err = l.acceptor.Accept(ctx, call)
+	if class, ok := spool.ClassOf(err); ok && class == spool.TooLarge && len(entries) > 1 {
+		half := len(entries) / 2
+		return errors.Join(l.accept(ctx, entries[:half]), l.accept(ctx, entries[half:]))
+	}
+	return err
+}
+
+// sinks returns where the records go: a name that no sink has sends them to the default ones, all of them.
+func (l *Log) sinks(names []string) []string {
+	for _, name := range names {
+		if !slices.Contains(l.options.Sinks, name) {
+			return l.options.Default
+		}
+	}
+	if len(names) == 0 {
+		return l.options.Default
+	}
+	return names
+}
+
+func raw(e *entry) string {
+	d := &record.Decision{
+		ID: e.id, Handler: e.handler.Name, Instance: e.request.Instance, Outcome: e.decision.Outcome(), Code: e.decision.Code.String(),
+		Check: e.decision.Check, Reason: e.decision.Reason, Revision: e.decision.Revision, Latency: e.elapsed, Input: input(e.handler, e.request),
+	}
+	if e.decision.Failure != nil {
+		d.Class = e.decision.Failure.Class.String()
+	}
+	return string(d.Append(nil))
+}

@@ -1,0 +1,145 @@
+package adapter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/tollgate-mesh/tollgate/adapter/report"
+	"github.com/tollgate-mesh/tollgate/adapter/report/sink/deadletter"
+	"github.com/tollgate-mesh/tollgate/adapter/report/sink/file"
+	"github.com/tollgate-mesh/tollgate/adapter/report/sink/jsonlines"
+	"github.com/tollgate-mesh/tollgate/adapter/report/sink/stdout"
+	"github.com/tollgate-mesh/tollgate/adapter/report/spool"
+	"github.com/tollgate-mesh/tollgate/adapter/settings"
+)
+
+// deadLetterDirectory is where dead letters are, beside the directories of the sinks' queues.
+const deadLetterDirectory = "dead-letters"
+
+// openPipeline opens the queues and sinks of the settings. Run of the pipeline closes them.
+func openPipeline(ctx context.Context, s settings.Reports, output io.Writer, logger *slog.Logger) (*report.Pipeline, error) {
+	s = s.WithDefaults()
+	var lanes []report.Lane
+	fail := func(err error) (*report.Pipeline, error) {
+		for _, l := range lanes {
+			err = errors.Join(err, l.Queue.Close(), l.Sink.Close(ctx), l.DeadLetters.Close())
+		}
+		return nil, err
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Sinks)) {
+		lane, err := openLane(ctx, s, name, output, logger)
+		if err != nil {
+			return fail(fmt.Errorf("reports.sinks.%s: %w", name, err))
+		}
+		lanes = append(lanes, lane)
+	}
+	pipeline, err := report.NewPipeline(lanes, logger)
+	if err != nil {
+		return fail(err)
+	}
+	warnOfOrphans(s, logger)
+	return pipeline, nil
+}
+
+func openLane(ctx context.Context, s settings.Reports, name string, output io.Writer, logger *slog.Logger) (lane report.Lane, err error) {
+	lane = report.Lane{Name: name, Batching: batching(s.Sinks[name].Batch)}
+	if lane.Sink, err = openSink(s, name, output, logger); err != nil {
+		return report.Lane{}, err
+	}
+	if lane.DeadLetters, err = openDeadLetters(s, name, logger); err != nil {
+		return report.Lane{}, errors.Join(err, lane.Sink.Close(ctx))
+	}
+	if lane.Queue, err = openQueue(s, name); err != nil {
+		return report.Lane{}, errors.Join(err, lane.Sink.Close(ctx), lane.DeadLetters.Close())
+	}
+	return lane, nil
+}
+
+// OpenSink opens one sink of the settings, for whoever delivers without serving. Standard output is the process's.
+func OpenSink(s settings.Settings, name string, logger *slog.Logger) (report.Sink, error) {
+	return openSink(s.Reports.WithDefaults(), name, os.Stdout, logger)
+}
+
+// OpenDeadLetters opens the place where a sink's dead letters go.
+func OpenDeadLetters(s settings.Settings, name string, logger *slog.Logger) (report.DeadLetters, error) {
+	return openDeadLetters(s.Reports.WithDefaults(), name, logger)
+}
+
+// Batching returns how a sink's records are put together.
+func Batching(s settings.Settings, name string) report.Batching {
+	return batching(s.Reports.WithDefaults().Sinks[name].Batch)
+}
+
+func openSink(s settings.Reports, name string, output io.Writer, logger *slog.Logger) (report.Sink, error) {
+	sink, ok := s.Sinks[name]
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("there is no sink %q; the settings have %q", name, slices.Sorted(maps.Keys(s.Sinks)))
+	case sink.Stdout != nil:
+		return stdout.New(output), nil
+	case sink.File != nil:
+		f := sink.File
+		return file.New(f.Path, jsonlines.Rotation{Megabytes: f.Megabytes, Every: f.Every, KeepDays: f.KeepDays, KeepFiles: f.KeepFiles})
+	}
+	return nil, errors.New("the sink is of no kind") // settings that were validated have none
+}
+
+func openDeadLetters(s settings.Reports, name string, logger *slog.Logger) (report.DeadLetters, error) {
+	if s.Directory == "" {
+		return deadletter.NewDiscarder(name, logger), nil
+	}
+	return deadletter.NewFile(filepath.Join(s.Directory, deadLetterDirectory), name, jsonlines.Rotation{})
+}
+
+func openQueue(s settings.Reports, name string) (spool.Queue, error) {
+	q := s.Sinks[name].Queue
+	options := spool.Options{MaxBytes: q.MaxBytes, MaxAge: q.MaxAge, FullWait: q.FullWait}
+	switch q.Full {
+	case "drop_oldest":
+		options.Full = spool.DropOldest
+	case "drop_newest":
+		options.Full = spool.DropNewest
+	}
+	if q.Sync == "os" {
+		options.Sync = spool.SyncOS
+	}
+	if s.Directory == "" {
+		return spool.NewMemory(options)
+	}
+	return spool.Open(filepath.Join(s.Directory, name), options)
+}
+
+func batching(b settings.Batch) report.Batching {
+	return report.Batching{
+		Records: b.Records, Bytes: b.Bytes, Wait: b.Wait, Concurrency: b.Concurrency, Timeout: b.Timeout,
+		Backoff: b.Backoff, MaxBackoff: b.MaxBackoff, GiveUpAfter: b.GiveUpAfter,
+	}
+}
+
+// warnOfOrphans tells of queues whose sink is in the settings no more: nobody delivers what is in them.
+func warnOfOrphans(s settings.Reports, logger *slog.Logger) {
+	if s.Directory == "" {
+		return
+	}
+	entries, err := os.ReadDir(s.Directory)
+	if err != nil {
+		return // the queues themselves say what is wrong
+	}
+	for _, e := range entries {
+		if _, known := s.Sinks[e.Name()]; known || !e.IsDir() || e.Name() == deadLetterDirectory {
+			continue
+		}
+		directory := filepath.Join(s.Directory, e.Name())
+		if found, err := spool.Inspect(directory, func(spool.Frame, bool) error { return nil }); err == nil && found.Pending.Records > 0 {
+			logger.Warn("records wait for a sink that the settings do not have; add it again, or deliver them with `tollgate spool replay`",
+				"directory", directory, "records", found.Pending.Records)
+		}
+	}
+}

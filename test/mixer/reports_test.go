@@ -1,0 +1,183 @@
+package mixer_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tollgate-mesh/tollgate/test/mixer/mesh"
+	"github.com/tollgate-mesh/tollgate/test/mixer/mesh/meshtest"
+)
+
+// reported are the attributes of a request that a proxy reports.
+func reported() mesh.Attributes {
+	at := time.Date(2026, 11, 21, 12, 0, 0, 250_000_000, time.UTC)
+	return mesh.Attributes{
+		"context.reporter.kind":          "inbound",
+		"context.protocol":               "http",
+		"context.time":                   at,
+		"api.protocol":                   "rest",
+		"connection.mtls":                true,
+		"request.path":                   "/productpage?q=1",
+		"request.method":                 "GET",
+		"request.time":                   at,
+		"request.size":                   int64(10),
+		"request.total_size":             int64(1400),
+		"request.referer":                "https://example.com/from",
+		"response.time":                  at.Add(23456 * time.Microsecond),
+		"response.duration":              1500 * time.Microsecond,
+		"response.code":                  int64(503),
+		"response.size":                  int64(4183),
+		"response.total_size":            int64(4900),
+		"report.double":                  0.25,
+		"source.ip":                      net.IPv4(10, 0, 0, 1).To4(),
+		"source.user":                    "alice@example.com",
+		"source.uid":                     "kubernetes://ingress-1.istio-system",
+		"source.owner":                   "kubernetes://deployment/ingress",
+		"source.namespace":               "istio-system",
+		"source.workload.name":           "ingress",
+		"source.workload.namespace":      "istio-system",
+		"destination.ip":                 net.ParseIP("2001:db8::1"),
+		"destination.uid":                "kubernetes://productpage-1.default",
+		"destination.owner":              "kubernetes://deployment/productpage",
+		"destination.namespace":          "default",
+		"destination.workload.name":      "productpage-v1",
+		"destination.workload.namespace": "default",
+		"destination.service.host":       "productpage.default.svc.cluster.local",
+		"destination.service.name":       "productpage",
+		"destination.service.namespace":  "default",
+		"request.headers": map[string]string{
+			"x-severity": "Chatter", "x-secret": "planted-secret-of-a-report", "x-b3-traceid": "463ac35c9f6413ad48485a3953bb6124",
+			"x-b3-spanid": "a2fb4a1d1a96d312", "x-b3-parentspanid": "0020000000000001",
+		},
+	}
+}
+
+// wantReported are the records that come of it, but for id and arrival.
+var wantReported = []string{
+	`{"kind":"logentry","handler":"access-log","instance":"report-logentry.instance.istio-system","timestamp":"2026-11-21T12:00:00.25Z","severity":"Chatter",
+	  "variables":{"bool":true,"dns_name":"productpage.default.svc.cluster.local","double":0.25,"duration":0.0015,"email":"alice@example.com","int64":503,
+	    "ip":"10.0.0.1","masked":"***","password":"***","string":"/productpage?q=1","timestamp":"2026-11-21T12:00:00.25Z","uri":"https://example.com/from"},
+	  "monitored_resource_type":"container","monitored_resource_dimensions":{"bool":true,"int64":7,"number":7,"string":"a constant"}}`,
+	`{"kind":"metric","handler":"metrics","instance":"report-metric.instance.istio-system","value":4900,
+	  "dimensions":{"destination":"productpage","mtls":true,"response_code":503,"source":"ingress"},
+	  "monitored_resource_type":"workload","monitored_resource_dimensions":{"namespace":"default"}}`,
+	`{"kind":"tracespan","handler":"spans","instance":"report-tracespan.instance.istio-system","trace_id":"463ac35c9f6413ad48485a3953bb6124",
+	  "span_id":"a2fb4a1d1a96d312","parent_span_id":"0020000000000001","span_name":"/productpage?q=1","start_time":"2026-11-21T12:00:00.25Z",
+	  "end_time":"2026-11-21T12:00:00.273456Z","http_status_code":503,"client_span":false,"rewrite_client_span_id":true,"source_name":"ingress",
+	  "source_ip":"10.0.0.1","destination_name":"productpage-v1","destination_ip":"2001:db8::1","request_size":10,"request_total_size":1400,
+	  "response_size":4183,"response_total_size":4900,"api_protocol":"rest",
+	  "span_tags":{"http.method":"GET","http.status_code":503,"response.duration":0.0015,"source.ip":"10.0.0.1"}}`,
+	`{"kind":"edge","handler":"edges","instance":"report-edge.instance.istio-system","timestamp":"2026-11-21T12:00:00.25Z",
+	  "source_workload_namespace":"istio-system","source_workload_name":"ingress","source_owner":"kubernetes://deployment/ingress",
+	  "source_uid":"kubernetes://ingress-1.istio-system","destination_workload_namespace":"default","destination_workload_name":"productpage-v1",
+	  "destination_owner":"kubernetes://deployment/productpage","destination_uid":"kubernetes://productpage-1.default",
+	  "destination_service_namespace":"default","destination_service_name":"productpage","context_protocol":"http","api_protocol":"rest"}`,
+	`{"kind":"reportnothing","handler":"nothing","instance":"report-reportnothing.instance.istio-system"}`,
+}
+
+var recordID = regexp.MustCompile(`^[0-9a-f]{32}-[0-9]+-[0-9]+$`)
+
+// testReports sends requests through mixc report and the real Mixer to files, of all five templates, with every field.
+func testReports(t *testing.T, s *suite) {
+	const requests = 7
+	out := t.TempDir()
+	records, second, spool := filepath.Join(out, "records.jsonl"), filepath.Join(out, "second.jsonl"), filepath.Join(out, "spool")
+	tollgate := meshtest.Tollgate(t, mesh.TollgateOptions{Settings: fmt.Sprintf(
+		"reports: {directory: %q, default_sinks: [records], sinks: {records: {file: {path: %q}}, second: {file: {path: %q}}}}", spool, records, second)})
+	text := strings.ReplaceAll(readFile(t, "testdata/reports.yaml"), "tollgate:44225", tollgate.Addr)
+	t.Cleanup(func() { assert.NoError(t, s.mixer.Delete("reports")) })
+	meshtest.Apply(t, s.mixer, "reports", text)
+
+	attributes := reported()
+	args, err := mesh.MixcArgs(attributes)
+	require.NoError(t, err)
+	printed, err := s.mixer.MixcReport(t.Context(), append(args, "-r", "7", "--report_batch_size", "7")...)
+	require.NoError(t, err)
+	require.NotContains(t, printed, "failed", printed)
+
+	var got map[string][]map[string]any
+	waitFor(t, "the records", func(context.Context) error {
+		got = map[string][]map[string]any{}
+		n := 0
+		for _, line := range recordLines(t, records) {
+			kind := line["kind"].(string)
+			got[kind] = append(got[kind], line)
+			n++
+		}
+		if n < requests*len(wantReported) {
+			return fmt.Errorf("%d records: %s", n, printed)
+		}
+		return nil
+	})
+	ids := map[string]bool{}
+	for _, text := range wantReported {
+		want := map[string]any{}
+		require.NoError(t, json.Unmarshal([]byte(text), &want))
+		kind := want["kind"].(string)
+		require.Len(t, got[kind], requests, kind)
+		for _, line := range got[kind] {
+			id := line["id"].(string)
+			assert.Regexp(t, recordID, id)
+			assert.False(t, ids[id], "%s comes twice", id)
+			ids[id] = true
+			arrived, err := time.Parse(time.RFC3339Nano, line["arrived"].(string))
+			require.NoError(t, err)
+			assert.WithinDuration(t, time.Now(), arrived, time.Minute)
+			delete(line, "id")
+			delete(line, "arrived")
+			assert.Equal(t, want, line)
+		}
+	}
+	waitFor(t, "the second sink's records", func(context.Context) error {
+		if n := len(recordLines(t, second)); n != requests {
+			return fmt.Errorf("%d records, not the %d log entries", n, requests)
+		}
+		return nil
+	})
+	require.NoError(t, tollgate.Stop(t.Context()))
+	assert.NotContains(t, tollgate.Log.String(), "default sinks", "the handlers are valid")
+	noneHolds(t, out, "planted")
+}
+
+// noneHolds fails if any file below the directory holds the text.
+func noneHolds(t *testing.T, directory, text string) {
+	t.Helper()
+	require.NoError(t, filepath.WalkDir(directory, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		assert.NotContains(t, string(content), text, path)
+		return err
+	}))
+}
+
+func recordLines(t *testing.T, path string) (lines []map[string]any) {
+	t.Helper()
+	file, err := os.Open(path)
+	if os.IsNotExist(err) {
+		return nil
+	}
+	require.NoError(t, err)
+	defer file.Close()
+	scanner := bufio.NewScanner(file)
+	for scanner.Scan() {
+		line := map[string]any{}
+		if json.Unmarshal(scanner.Bytes(), &line) == nil { // the last may be half written
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
