@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -65,11 +66,12 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 	}
 	observer := observe.New(logger, version)
 	observer.CountSecrets(secrets.Unavailable)
-	pipeline, err := openPipeline(ctx, s.Reports, os.Stdout, logger)
+	pipeline, series, err := openPipeline(ctx, s.Reports, os.Stdout, logger)
 	if err != nil {
 		return nil, err
 	}
 	observer.CountReports(pipeline)
+	observe.CountSeries(observer, series)
 	reports := s.Reports.WithDefaults()
 	decisions := decisionlog.New(pipeline, decisionlog.Options{Sinks: pipeline.Sinks(), Default: reports.DefaultSinks, Complain: observer.DecisionsDropped})
 	observer.CountDecisionLog(decisions)
@@ -102,7 +104,13 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		pipeline:   pipeline,
 		decisions:  decisions,
 	}
-	a.admin = admin.New(observer.Registry(), a.ready, a.readyForReports)
+	pages := map[string]prometheus.Gatherer{"": observer.Registry()}
+	for name, sink := range series {
+		registry := prometheus.NewRegistry()
+		registry.MustRegister(sink)
+		pages[name] = registry
+	}
+	a.admin = admin.New(pages, a.ready, a.readyForReports)
 	door.Register(a.server)
 	healthpb.RegisterHealthServer(a.server, healthService{a.health, watches})
 	if err := errors.Join(registerReflection(a.server), a.listen(ctx)); err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/tollgate-mesh/tollgate/adapter/report/sink/deadletter"
 	"github.com/tollgate-mesh/tollgate/adapter/report/sink/file"
 	"github.com/tollgate-mesh/tollgate/adapter/report/sink/jsonlines"
+	promsink "github.com/tollgate-mesh/tollgate/adapter/report/sink/prometheus"
 	"github.com/tollgate-mesh/tollgate/adapter/report/sink/stdout"
 	"github.com/tollgate-mesh/tollgate/adapter/report/spool"
 	"github.com/tollgate-mesh/tollgate/adapter/settings"
@@ -23,15 +24,17 @@ import (
 // deadLetterDirectory is where dead letters are, beside the directories of the sinks' queues.
 const deadLetterDirectory = "dead-letters"
 
-// openPipeline opens the queues and sinks of the settings. Run of the pipeline closes them.
-func openPipeline(ctx context.Context, s settings.Reports, output io.Writer, logger *slog.Logger) (*report.Pipeline, error) {
+// openPipeline opens the queues and sinks of the settings. Run of the pipeline closes them. Sinks that keep metrics are returned
+// by their names too, for somebody to serve.
+func openPipeline(ctx context.Context, s settings.Reports, output io.Writer, logger *slog.Logger) (*report.Pipeline, map[string]*promsink.Sink, error) {
 	s = s.WithDefaults()
 	var lanes []report.Lane
-	fail := func(err error) (*report.Pipeline, error) {
+	series := map[string]*promsink.Sink{}
+	fail := func(err error) (*report.Pipeline, map[string]*promsink.Sink, error) {
 		for _, l := range lanes {
 			err = errors.Join(err, l.Queue.Close(), l.Sink.Close(ctx), l.DeadLetters.Close())
 		}
-		return nil, err
+		return nil, nil, err
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Sinks)) {
 		lane, err := openLane(ctx, s, name, output, logger)
@@ -39,13 +42,16 @@ func openPipeline(ctx context.Context, s settings.Reports, output io.Writer, log
 			return fail(fmt.Errorf("reports.sinks.%s: %w", name, err))
 		}
 		lanes = append(lanes, lane)
+		if sink, ok := lane.Sink.(*promsink.Sink); ok {
+			series[name] = sink
+		}
 	}
 	pipeline, err := report.NewPipeline(lanes, logger)
 	if err != nil {
 		return fail(err)
 	}
 	warnOfOrphans(s, logger)
-	return pipeline, nil
+	return pipeline, series, nil
 }
 
 func openLane(ctx context.Context, s settings.Reports, name string, output io.Writer, logger *slog.Logger) (lane report.Lane, err error) {
@@ -81,12 +87,15 @@ func openSink(s settings.Reports, name string, output io.Writer, logger *slog.Lo
 	sink, ok := s.Sinks[name]
 	switch {
 	case !ok:
-		return nil, fmt.Errorf("there is no sink %q; the settings have %q", name, slices.Sorted(maps.Keys(s.Sinks)))
+		return nil, fmt.Errorf("there is no sink %q; use one of %q", name, slices.Sorted(maps.Keys(s.Sinks)))
 	case sink.Stdout != nil:
 		return stdout.New(output), nil
 	case sink.File != nil:
 		f := sink.File
 		return file.New(f.Path, jsonlines.Rotation{Megabytes: f.Megabytes, Every: f.Every, KeepDays: f.KeepDays, KeepFiles: f.KeepFiles})
+	case sink.Prometheus != nil:
+		p := sink.Prometheus
+		return promsink.New(promsink.Options{Namespace: p.Namespace, MaxSeries: p.MaxSeries, IdleExpiry: p.IdleExpiry}, logger)
 	}
 	return nil, errors.New("the sink is of no kind") // settings that were validated have none
 }

@@ -19,14 +19,15 @@ type Server struct {
 	http *http.Server
 }
 
-// New makes a server. Ready says why the process should get no calls; nil where it should. ReadyForReports says the same of report
+// New makes a server. Pages are the metrics: those of "" at /metrics, those of another name at /metrics/<name>. Ready says why the process should get no calls; nil where it should. ReadyForReports says the same of report
 // calls alone.
-func New(gatherer prometheus.Gatherer, ready, readyForReports func() error) *Server {
+func New(pages map[string]prometheus.Gatherer, ready, readyForReports func() error) *Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", answer(ready))
 	mux.HandleFunc("GET /readyz/reports", answer(readyForReports))
-	mux.Handle("GET /metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /metrics", metrics(pages))
+	mux.HandleFunc("GET /metrics/{page}", metrics(pages))
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -34,6 +35,21 @@ func New(gatherer prometheus.Gatherer, ready, readyForReports func() error) *Ser
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	const patience = 10 * time.Second
 	return &Server{http: &http.Server{Handler: mux, ReadHeaderTimeout: patience, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}}
+}
+
+func metrics(pages map[string]prometheus.Gatherer) http.HandlerFunc {
+	handlers := make(map[string]http.Handler, len(pages))
+	for name, gatherer := range pages {
+		handlers[name] = promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{})
+	}
+	return func(w http.ResponseWriter, r *http.Request) {
+		handler := handlers[r.PathValue("page")]
+		if handler == nil {
+			http.NotFound(w, r)
+			return
+		}
+		handler.ServeHTTP(w, r)
+	}
 }
 
 func answer(ready func() error) http.HandlerFunc {

@@ -17,11 +17,17 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tollgate-mesh/tollgate/adapter/decisionlog"
 	"github.com/tollgate-mesh/tollgate/adapter/observe"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
+	"github.com/tollgate-mesh/tollgate/adapter/report"
+	"github.com/tollgate-mesh/tollgate/adapter/report/record"
+	"github.com/tollgate-mesh/tollgate/adapter/report/sink/deadletter"
+	"github.com/tollgate-mesh/tollgate/adapter/report/spool"
 	"github.com/tollgate-mesh/tollgate/config"
 )
 
@@ -261,33 +267,118 @@ func TestCompiled(t *testing.T) {
 func TestMetricsAreDocumented(t *testing.T) {
 	t.Parallel()
 	o, _ := newObserver(t, "error")
-	o.Decided(shop, "i", allow, 0)
-	o.Compiled(policy.Broken(shop, policy.Fail(config.Panic, "d")), 0)
-	families, err := o.Registry().Gather()
-	require.NoError(t, err)
+	pipeline := newPipeline(t, &sinkhole{})
+	o.CountReports(pipeline)
+	o.CountDecisionLog(decisionlog.New(pipeline, decisionlog.Options{}))
+	o.CountSecrets(func() []string { return nil })
+	observe.CountSeries(o, map[string]series{"s": {}})
+	descriptions := make(chan *prometheus.Desc)
+	go func() {
+		defer close(descriptions)
+		o.Registry().Describe(descriptions)
+	}()
 	got := map[string][]string{}
-	for _, family := range families {
-		assert.NotEmpty(t, family.GetHelp(), family.GetName())
-		if strings.HasPrefix(family.GetName(), "go_") || strings.HasPrefix(family.GetName(), "process_") {
+	form := regexp.MustCompile(`^Desc\{fqName: "(\w+)", help: "(.*)", constLabels: \{(.*)\}, variableLabels: \{(.*)\}\}$`)
+	for description := range descriptions {
+		parts := form.FindStringSubmatch(description.String())
+		require.NotNil(t, parts, description)
+		if strings.HasPrefix(parts[1], "go_") || strings.HasPrefix(parts[1], "process_") {
 			continue
 		}
-		var labels []string
-		for _, label := range family.GetMetric()[0].GetLabel() {
-			labels = append(labels, label.GetName())
-		}
-		got[family.GetName()] = labels
+		assert.NotEmpty(t, parts[2], parts[1])
+		labels := regexp.MustCompile(`[a-z_]+`).FindAllString(regexp.MustCompile(`="[^"]*"`).ReplaceAllString(parts[3], "")+" "+parts[4], -1)
+		slices.Sort(labels)
+		got[parts[1]] = labels
 	}
 
 	content, err := os.ReadFile("../../docs/observability.md")
 	require.NoError(t, err)
 	documented := map[string][]string{}
-	for _, row := range regexp.MustCompile("(?m)^\\| `(tollgate_[a-z_]+)` \\| ([^|]*) \\|").FindAllStringSubmatch(string(content), -1) {
+	for _, row := range regexp.MustCompile("(?m)^\\| `(tollgate_[a-z_]+)` \\|([^|]*)\\|").FindAllStringSubmatch(string(content), -1) {
 		labels := regexp.MustCompile("[a-z_]+").FindAllString(row[2], -1)
 		slices.Sort(labels)
 		documented[row[1]] = labels
 	}
 	assert.Equal(t, documented, got)
 	assert.NotEmpty(t, slices.Collect(maps.Keys(got)))
+}
+
+// series is a sink with some.
+type series struct{}
+
+func (series) Series() int        { return 3 }
+func (series) Overflowed() uint64 { return 2 }
+
+// sinkhole takes everything, or refuses it for good.
+type sinkhole struct{ refuse error }
+
+func (s *sinkhole) Deliver(context.Context, []record.Record) error { return s.refuse }
+func (*sinkhole) Close(context.Context) error                      { return nil }
+
+// newPipeline is one with the sink "main" and room in memory, which runs until the test ends.
+func newPipeline(t *testing.T, sink report.Sink) *report.Pipeline {
+	t.Helper()
+	queue, err := spool.NewMemory(spool.Options{})
+	require.NoError(t, err)
+	logger := slog.New(slog.DiscardHandler)
+	pipeline, err := report.NewPipeline([]report.Lane{{
+		Name: "main", Sink: sink, Queue: queue, DeadLetters: deadletter.NewDiscarder("main", logger),
+		Batching: report.Batching{
+			Records: 10, Bytes: 1 << 20, Wait: time.Millisecond, Concurrency: 1, Timeout: time.Second, Backoff: time.Millisecond, MaxBackoff: time.Second,
+		},
+	}}, logger)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- pipeline.Run(ctx, 0) }()
+	t.Cleanup(func() {
+		cancel()
+		assert.NoError(t, <-done)
+	})
+	return pipeline
+}
+
+func TestAccountsAreMetrics(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		refuse                  error
+		delivered, dead, failed int
+	}{"delivered": {nil, 3, 0, 0}, "refused for good": {report.Permanent(errors.New("no")), 0, 3, 1}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o, _ := newObserver(t, "error")
+			pipeline := newPipeline(t, &sinkhole{refuse: c.refuse})
+			o.CountReports(pipeline)
+			require.NoError(t, pipeline.Accept(t.Context(), &report.Call{Kind: record.KindNothing, Handler: "shop", Instances: []string{"", "", ""}}))
+			value := func(name, labels string) int { return samples(t, o, name)[labels] }
+			require.Eventually(t, func() bool { return value("tollgate_report_pending", "sink=main") == 0 }, 10*time.Second, time.Millisecond)
+			assert.Equal(t, 3, value("tollgate_report_accepted_total", "sink=main"))
+			assert.Equal(t, c.delivered, value("tollgate_report_delivered_total", "sink=main"))
+			assert.Equal(t, c.dead, value("tollgate_report_dead_lettered_total", "sink=main"))
+			assert.Equal(t, c.failed, value("tollgate_report_deliveries_total", "result=failed,sink=main"))
+			assert.Equal(t, 1-c.failed, value("tollgate_report_deliveries_total", "result=ok,sink=main"))
+			assert.Len(t, samples(t, o, "tollgate_report_dropped_total"), 5)
+			assert.Empty(t, samples(t, o, "tollgate_report_queue_fault"))
+		})
+	}
+}
+
+func TestReportsAreCounted(t *testing.T) {
+	t.Parallel()
+	o, written := newObserver(t, "info")
+	o.Reported(report.Reported{Handler: "shop", Kind: record.KindLogEntry, Instances: 9, Accepted: 5, Left: report.Left{Malformed: 1, Sampled: 3}})
+	o.Reported(report.Reported{Handler: "shop", Kind: record.KindMetric, Instances: 2, Refused: report.Refuse("", &spool.Error{Class: spool.Full, Path: "p"})})
+	o.Reported(report.Reported{Handler: "shop", Kind: record.KindMetric, Instances: 2, Refused: report.Refuse("", context.Canceled)})
+	assert.Equal(t, map[string]int{
+		"handler=shop,kind=logentry,result=accepted": 5, "handler=shop,kind=logentry,result=malformed": 1, "handler=shop,kind=logentry,result=sampled_out": 3,
+		"handler=shop,kind=metric,result=refused": 4,
+	}, samples(t, o, "tollgate_reports_total"))
+	assert.Equal(t, map[string]int{"kind=logentry,result=ok": 1, "kind=metric,result=full": 1, "kind=metric,result=canceled": 1}, samples(t, o, "tollgate_report_calls_total"))
+	var messages []any
+	for _, line := range written.lines(t) {
+		messages = append(messages, line["msg"])
+	}
+	assert.Equal(t, []any{"reported instances cannot be read and were left out; check the instance's expressions", "a report was refused", "a report was refused"}, messages)
 }
 
 func TestNewLogger(t *testing.T) {

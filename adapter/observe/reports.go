@@ -94,6 +94,29 @@ var (
 	decisionsWaiting  = describe("tollgate_decision_log_waiting", "Decisions on their way to a record.")
 )
 
+// SeriesKeeper is a sink that keeps series of metrics.
+type SeriesKeeper interface {
+	// Series is how many it keeps.
+	Series() int
+	// Overflowed is how many values had no room as a series of their own.
+	Overflowed() uint64
+}
+
+// CountSeries makes what sinks keep in memory metrics, by their names.
+func CountSeries[K SeriesKeeper](o *Observer, sinks map[string]K) {
+	for name, sink := range sinks {
+		labels := prometheus.Labels{"sink": name}
+		o.registry.MustRegister(
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Name: "tollgate_report_series", Help: "Series that a sink keeps.", ConstLabels: labels,
+			}, func() float64 { return float64(sink.Series()) }),
+			prometheus.NewCounterFunc(prometheus.CounterOpts{
+				Name: "tollgate_report_series_overflowed_total", Help: "Values that found no room as a series of their own.", ConstLabels: labels,
+			}, func() float64 { return float64(sink.Overflowed()) }),
+		)
+	}
+}
+
 type pipelineCollector struct{ pipeline *report.Pipeline }
 
 // Describe describes all there is.

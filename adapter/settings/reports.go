@@ -28,6 +28,8 @@ type Sink struct {
 	Stdout *StdoutSink `yaml:"stdout"`
 	// File writes JSON lines to a file.
 	File *FileSink `yaml:"file"`
+	// Prometheus keeps metric instances as series for Prometheus to scrape.
+	Prometheus *PrometheusSink `yaml:"prometheus"`
 
 	// Queue keeps what is accepted for the sink until it is delivered.
 	Queue Queue `yaml:"queue"`
@@ -49,6 +51,16 @@ type FileSink struct {
 	// KeepDays and KeepFiles bound the old files that are kept; 0 for no bound.
 	KeepDays  int `yaml:"keep_days"`
 	KeepFiles int `yaml:"keep_files"`
+}
+
+// PrometheusSink keeps series in memory. The sink itself says what is wrong with its settings, and what zero values stand for.
+type PrometheusSink struct {
+	// Namespace is put before every metric's name.
+	Namespace string `yaml:"namespace"`
+	// MaxSeries is how many are kept.
+	MaxSeries int `yaml:"max_series"`
+	// IdleExpiry is after how long without a value a series is forgotten.
+	IdleExpiry time.Duration `yaml:"idle_expiry"`
 }
 
 // Queue bounds what is kept for a sink. Zero values take the defaults.
@@ -196,6 +208,7 @@ func (s Sink) kinds() []sinkKind {
 	return []sinkKind{
 		{key: "stdout", set: s.Stdout != nil},
 		{key: "file", set: s.File != nil, problems: s.File.validate()},
+		{key: "prometheus", set: s.Prometheus != nil},
 	}
 }
 

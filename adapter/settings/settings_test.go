@@ -48,6 +48,11 @@ reports:
   sinks:
     a:
       stdout: {}
+    c:
+      prometheus:
+        namespace: istio
+        max_series: 20
+        idle_expiry: 21m
     b:
       file:
         path: /f
@@ -93,6 +98,7 @@ func TestParseReadsEverySetting(t *testing.T) {
 			Directory: "/spool", DefaultSinks: []string{"a", "b"}, Flush: 11 * time.Second,
 			Sinks: map[string]settings.Sink{
 				"a": {Stdout: &settings.StdoutSink{}},
+				"c": {Prometheus: &settings.PrometheusSink{Namespace: "istio", MaxSeries: 20, IdleExpiry: 21 * time.Minute}},
 				"b": {
 					File:  &settings.FileSink{Path: "/f", Megabytes: 1, Every: 12 * time.Hour, KeepDays: 2, KeepFiles: 3},
 					Queue: settings.Queue{MaxBytes: 4, MaxAge: 13 * time.Second, Full: "drop_oldest", FullWait: 14 * time.Millisecond, Sync: "os"},
@@ -304,7 +310,7 @@ func keys(t reflect.Type, prefix string) []string {
 // defaults are the settings that hold for a sink of which only the kind is set, all kinds at once.
 func defaults() reflect.Value {
 	s := settings.Default()
-	s.Reports.Sinks = map[string]settings.Sink{"sink": {Stdout: &settings.StdoutSink{}, File: &settings.FileSink{}}}
+	s.Reports.Sinks = map[string]settings.Sink{"sink": {Stdout: &settings.StdoutSink{}}}
 	s.Reports = s.Reports.WithDefaults()
 	return reflect.ValueOf(s)
 }
@@ -318,7 +324,20 @@ func TestSettingsAreDocumented(t *testing.T) {
 	for _, row := range regexp.MustCompile("(?m)^\\| `([a-zNAME_.]+)` \\| ([^|]*) \\|").FindAllStringSubmatch(string(content), -1) {
 		rows[row[1]] = strings.Trim(row[2], "`")
 	}
+	pages := map[string]string{}
 	for _, key := range keys(reflect.TypeFor[settings.Settings](), "") {
+		// What a kind of sink has of its own is on its page.
+		if rest, ok := strings.CutPrefix(key, "reports.sinks.NAME."); ok {
+			if kind, own, ok := strings.Cut(rest, "."); ok && kind != "queue" && kind != "batch" {
+				if pages[kind] == "" {
+					content, err := os.ReadFile("../../docs/sinks/" + kind + ".md")
+					require.NoError(t, err)
+					pages[kind] = string(content)
+				}
+				assert.Contains(t, pages[kind], "\n| `"+own+"` |", "%s is not in docs/sinks/%s.md", own, kind)
+				continue
+			}
+		}
 		documented, ok := rows[key]
 		delete(rows, key)
 		if key == "reports.default_sinks" {
