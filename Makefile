@@ -22,7 +22,7 @@ PROTO_BREAKING = go -C tools/buf tool buf breaking ../../config --against ../../
 MIXERS := 1.7.8 1.6.14 1.5.10
 MIXER_BINARIES := $(foreach version,$(MIXERS),bin/istio-$(version)/mixs)
 LINTER := bin/golangci-lint
-LINTED := . test/mixer tools/lint tools/proto
+LINTED := . test/collector test/collector/sink test/kafka test/mixer test/reports tools/lint tools/proto
 
 .PHONY: help
 help:
@@ -47,12 +47,21 @@ image: ## Build the container image
 
 # What fails quickly comes first, what takes minutes last.
 .PHONY: test
-test: generate-check proto-breaking test-unit lint lint-proof test-mixer ## Run every check there is
+test: generate-check proto-breaking test-unit lint lint-proof test-reports test-sinks test-mixer ## Run every check there is
 
 .PHONY: test-unit
 test-unit: ## Test the module itself, with the race detector
 	hack/test-race.sh ./...
 	go -C tools/proto test ./...
+
+.PHONY: test-reports
+test-reports: ## Test the binary's reports: kill -9, full disks, dead sinks
+	go -C test/reports test -count=1 -timeout=20m ./...
+
+.PHONY: test-sinks
+test-sinks: ## Test sinks against a real OpenTelemetry Collector and a fake Kafka broker
+	go -C test/kafka test -count=1 -timeout=10m ./...
+	go -C test/collector/sink test -count=1 -timeout=20m ./...
 
 .PHONY: test-mixer
 test-mixer: build mixer-binaries ## Test against the real Mixer of three Istio releases

@@ -66,12 +66,12 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 	}
 	observer := observe.New(logger, version)
 	observer.CountSecrets(secrets.Unavailable)
-	pipeline, series, err := openPipeline(ctx, s.Reports, os.Stdout, logger)
+	pipeline, sinks, err := openPipeline(ctx, s.Reports, os.Stdout, logger)
 	if err != nil {
 		return nil, err
 	}
 	observer.CountReports(pipeline)
-	observe.CountSeries(observer, series)
+	observer.CountSinks(sinks)
 	reports := s.Reports.WithDefaults()
 	decisions := decisionlog.New(pipeline, decisionlog.Options{Sinks: pipeline.Sinks(), Default: reports.DefaultSinks, Complain: observer.DecisionsDropped})
 	observer.CountDecisionLog(decisions)
@@ -105,10 +105,12 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		decisions:  decisions,
 	}
 	pages := map[string]prometheus.Gatherer{"": observer.Registry()}
-	for name, sink := range series {
-		registry := prometheus.NewRegistry()
-		registry.MustRegister(sink)
-		pages[name] = registry
+	for name, sink := range sinks {
+		if series, ok := sink.(prometheus.Collector); ok {
+			registry := prometheus.NewRegistry()
+			registry.MustRegister(series)
+			pages[name] = registry
+		}
 	}
 	a.admin = admin.New(pages, a.ready, a.readyForReports)
 	door.Register(a.server)

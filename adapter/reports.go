@@ -12,9 +12,13 @@ import (
 	"slices"
 
 	"github.com/tollgate-mesh/tollgate/adapter/report"
+	"github.com/tollgate-mesh/tollgate/adapter/report/sink/client"
 	"github.com/tollgate-mesh/tollgate/adapter/report/sink/deadletter"
 	"github.com/tollgate-mesh/tollgate/adapter/report/sink/file"
+	httpsink "github.com/tollgate-mesh/tollgate/adapter/report/sink/http"
 	"github.com/tollgate-mesh/tollgate/adapter/report/sink/jsonlines"
+	"github.com/tollgate-mesh/tollgate/adapter/report/sink/kafka"
+	"github.com/tollgate-mesh/tollgate/adapter/report/sink/otlp"
 	promsink "github.com/tollgate-mesh/tollgate/adapter/report/sink/prometheus"
 	"github.com/tollgate-mesh/tollgate/adapter/report/sink/stdout"
 	"github.com/tollgate-mesh/tollgate/adapter/report/spool"
@@ -24,13 +28,13 @@ import (
 // deadLetterDirectory is where dead letters are, beside the directories of the sinks' queues.
 const deadLetterDirectory = "dead-letters"
 
-// openPipeline opens the queues and sinks of the settings. Run of the pipeline closes them. Sinks that keep metrics are returned
-// by their names too, for somebody to serve.
-func openPipeline(ctx context.Context, s settings.Reports, output io.Writer, logger *slog.Logger) (*report.Pipeline, map[string]*promsink.Sink, error) {
+// openPipeline opens the queues and sinks of the settings. Run of the pipeline closes them; the sinks are returned by their names
+// for whoever serves or counts what they hold.
+func openPipeline(ctx context.Context, s settings.Reports, output io.Writer, logger *slog.Logger) (*report.Pipeline, map[string]report.Sink, error) {
 	s = s.WithDefaults()
 	var lanes []report.Lane
-	series := map[string]*promsink.Sink{}
-	fail := func(err error) (*report.Pipeline, map[string]*promsink.Sink, error) {
+	sinks := map[string]report.Sink{}
+	fail := func(err error) (*report.Pipeline, map[string]report.Sink, error) {
 		for _, l := range lanes {
 			err = errors.Join(err, l.Queue.Close(), l.Sink.Close(ctx), l.DeadLetters.Close())
 		}
@@ -42,16 +46,14 @@ func openPipeline(ctx context.Context, s settings.Reports, output io.Writer, log
 			return fail(fmt.Errorf("reports.sinks.%s: %w", name, err))
 		}
 		lanes = append(lanes, lane)
-		if sink, ok := lane.Sink.(*promsink.Sink); ok {
-			series[name] = sink
-		}
+		sinks[name] = lane.Sink
 	}
 	pipeline, err := report.NewPipeline(lanes, logger)
 	if err != nil {
 		return fail(err)
 	}
 	warnOfOrphans(s, logger)
-	return pipeline, series, nil
+	return pipeline, sinks, nil
 }
 
 func openLane(ctx context.Context, s settings.Reports, name string, output io.Writer, logger *slog.Logger) (lane report.Lane, err error) {
@@ -73,11 +75,6 @@ func OpenSink(s settings.Settings, name string, logger *slog.Logger) (report.Sin
 	return openSink(s.Reports.WithDefaults(), name, os.Stdout, logger)
 }
 
-// OpenDeadLetters opens the place where a sink's dead letters go.
-func OpenDeadLetters(s settings.Settings, name string, logger *slog.Logger) (report.DeadLetters, error) {
-	return openDeadLetters(s.Reports.WithDefaults(), name, logger)
-}
-
 // Batching returns how a sink's records are put together.
 func Batching(s settings.Settings, name string) report.Batching {
 	return batching(s.Reports.WithDefaults().Sinks[name].Batch)
@@ -85,6 +82,7 @@ func Batching(s settings.Settings, name string) report.Batching {
 
 func openSink(s settings.Reports, name string, output io.Writer, logger *slog.Logger) (report.Sink, error) {
 	sink, ok := s.Sinks[name]
+	logger = logger.With("sink", name)
 	switch {
 	case !ok:
 		return nil, fmt.Errorf("there is no sink %q; use one of %q", name, slices.Sorted(maps.Keys(s.Sinks)))
@@ -93,6 +91,26 @@ func openSink(s settings.Reports, name string, output io.Writer, logger *slog.Lo
 	case sink.File != nil:
 		f := sink.File
 		return file.New(f.Path, jsonlines.Rotation{Megabytes: f.Megabytes, Every: f.Every, KeepDays: f.KeepDays, KeepFiles: f.KeepFiles})
+	case sink.OTLP != nil:
+		o := sink.OTLP
+		return otlp.New(otlp.Options{
+			Endpoint: o.Endpoint, Protocol: o.Protocol, Headers: o.Headers, Credential: client.Credential(o.Credential),
+			CredentialHeader: o.CredentialHeader, TLS: client.TLS(o.TLS), Compression: o.Compression, Resource: o.Resource,
+		}, logger)
+	case sink.Kafka != nil:
+		k := sink.Kafka
+		return kafka.New(kafka.Options{
+			Brokers: k.Brokers, Topic: k.Topic, TLS: client.TLS(k.TLS), Compression: k.Compression, Key: kafka.Key(k.Key), MaxMessageBytes: k.MaxMessageBytes,
+			SASL: kafka.SASL{
+				Mechanism: k.SASL.Mechanism, User: client.Credential(k.SASL.User), Password: client.Credential(k.SASL.Password),
+			},
+		}, logger)
+	case sink.HTTP != nil:
+		h := sink.HTTP
+		return httpsink.New(httpsink.Options{
+			URL: h.URL, Method: h.Method, Headers: h.Headers, Credential: client.Credential(h.Credential),
+			CredentialHeader: h.CredentialHeader, TLS: client.TLS(h.TLS), Compression: h.Compression,
+		}, logger)
 	case sink.Prometheus != nil:
 		p := sink.Prometheus
 		return promsink.New(promsink.Options{Namespace: p.Namespace, MaxSeries: p.MaxSeries, IdleExpiry: p.IdleExpiry}, logger)

@@ -271,7 +271,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	o.CountReports(pipeline)
 	o.CountDecisionLog(decisionlog.New(pipeline, decisionlog.Options{}))
 	o.CountSecrets(func() []string { return nil })
-	observe.CountSeries(o, map[string]series{"s": {}})
+	o.CountSinks(map[string]report.Sink{"s": &counting{}})
 	descriptions := make(chan *prometheus.Desc)
 	go func() {
 		defer close(descriptions)
@@ -303,11 +303,12 @@ func TestMetricsAreDocumented(t *testing.T) {
 	assert.NotEmpty(t, slices.Collect(maps.Keys(got)))
 }
 
-// series is a sink with some.
-type series struct{}
+// counting is a sink that counts.
+type counting struct{ sinkhole }
 
-func (series) Series() int        { return 3 }
-func (series) Overflowed() uint64 { return 2 }
+func (*counting) Series() int        { return 3 }
+func (*counting) Overflowed() uint64 { return 2 }
+func (*counting) Rejected() uint64   { return 1 }
 
 // sinkhole takes everything, or refuses it for good.
 type sinkhole struct{ refuse error }

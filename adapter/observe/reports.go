@@ -94,26 +94,29 @@ var (
 	decisionsWaiting  = describe("tollgate_decision_log_waiting", "Decisions on their way to a record.")
 )
 
-// SeriesKeeper is a sink that keeps series of metrics.
-type SeriesKeeper interface {
-	// Series is how many it keeps.
-	Series() int
-	// Overflowed is how many values had no room as a series of their own.
-	Overflowed() uint64
-}
-
-// CountSeries makes what sinks keep in memory metrics, by their names.
-func CountSeries[K SeriesKeeper](o *Observer, sinks map[string]K) {
+// CountSinks makes what sinks count of their own metrics, by their names: series that they keep, and items that the other side took
+// a batch without.
+func (o *Observer) CountSinks(sinks map[string]report.Sink) {
 	for name, sink := range sinks {
 		labels := prometheus.Labels{"sink": name}
-		o.registry.MustRegister(
-			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-				Name: "tollgate_report_series", Help: "Series that a sink keeps.", ConstLabels: labels,
-			}, func() float64 { return float64(sink.Series()) }),
-			prometheus.NewCounterFunc(prometheus.CounterOpts{
-				Name: "tollgate_report_series_overflowed_total", Help: "Values that found no room as a series of their own.", ConstLabels: labels,
-			}, func() float64 { return float64(sink.Overflowed()) }),
-		)
+		if keeper, ok := sink.(interface {
+			Series() int
+			Overflowed() uint64
+		}); ok {
+			o.registry.MustRegister(
+				prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+					Name: "tollgate_report_series", Help: "Series that a sink keeps.", ConstLabels: labels,
+				}, func() float64 { return float64(keeper.Series()) }),
+				prometheus.NewCounterFunc(prometheus.CounterOpts{
+					Name: "tollgate_report_series_overflowed_total", Help: "Values that found no room as a series of their own.", ConstLabels: labels,
+				}, func() float64 { return float64(keeper.Overflowed()) }),
+			)
+		}
+		if rejected, ok := sink.(interface{ Rejected() uint64 }); ok {
+			o.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+				Name: "tollgate_report_rejected_total", Help: "Items that the other side rejected of batches that it took.", ConstLabels: labels,
+			}, func() float64 { return float64(rejected.Rejected()) }))
+		}
 	}
 }
 

@@ -29,6 +29,24 @@ func TestFrame(t *testing.T) {
 	}
 }
 
+func TestDecodeDeadFrame(t *testing.T) {
+	f := sampleFrame()
+	want, err := DecodeFrame(&f)
+	require.NoError(t, err)
+	letter := record.Record{Sequence: f.Sequence, Arrived: f.Arrival, Raw: string(f.Payload)}
+	records, err := DecodeDeadFrame(&letter)
+	require.NoError(t, err)
+	assert.Equal(t, want, records)
+	for name, letter := range map[string]record.Record{
+		"another version": {Raw: "\x02" + letter.Raw[1:]},
+		"a record":        {Spool: record.SpoolID{1}, Raw: letter.Raw},
+		"of a kind":       {Kind: record.KindEdge, Raw: letter.Raw},
+	} {
+		_, err := DecodeDeadFrame(&letter)
+		require.ErrorIs(t, err, errFrame, name)
+	}
+}
+
 func TestFrameSizeIsABound(t *testing.T) {
 	for _, n := range []int{0, 127, 128, 70000} {
 		c := &Call{Handler: string(make([]byte, n)), Caller: string(make([]byte, n)), Instances: []string{string(make([]byte, n)), ""}}

@@ -28,6 +28,12 @@ type Sink struct {
 	Stdout *StdoutSink `yaml:"stdout"`
 	// File writes JSON lines to a file.
 	File *FileSink `yaml:"file"`
+	// OTLP sends to an OpenTelemetry collector, or whatever takes its protocol.
+	OTLP *OTLPSink `yaml:"otlp"`
+	// Kafka sends to a topic.
+	Kafka *KafkaSink `yaml:"kafka"`
+	// HTTP sends JSON lines to a URL.
+	HTTP *HTTPSink `yaml:"http"`
 	// Prometheus keeps metric instances as series for Prometheus to scrape.
 	Prometheus *PrometheusSink `yaml:"prometheus"`
 
@@ -53,7 +59,89 @@ type FileSink struct {
 	KeepFiles int `yaml:"keep_files"`
 }
 
-// PrometheusSink keeps series in memory. The sink itself says what is wrong with its settings, and what zero values stand for.
+// OTLPSink is a receiver of OTLP. Like those below it says itself what is wrong with its settings, and what zero values stand for.
+type OTLPSink struct {
+	// Endpoint is host:port for gRPC, a URL for HTTP.
+	Endpoint string `yaml:"endpoint"`
+	// Protocol is grpc or http.
+	Protocol string `yaml:"protocol"`
+	// Headers are sent with every request.
+	Headers map[string]string `yaml:"headers"`
+	// Credential is sent with every request, in CredentialHeader.
+	Credential       ClientCredential `yaml:"credential"`
+	CredentialHeader string           `yaml:"credential_header"`
+	// Compression is gzip or none.
+	Compression string `yaml:"compression"`
+	// TLS secures the connection.
+	TLS ClientTLS `yaml:"tls"`
+	// Resource is the attributes of the resource that sends.
+	Resource map[string]string `yaml:"resource"`
+}
+
+// KafkaSink is a topic of a Kafka cluster.
+type KafkaSink struct {
+	// Brokers are some of the cluster's, as host:port.
+	Brokers []string `yaml:"brokers"`
+	// Topic takes the records.
+	Topic string `yaml:"topic"`
+	// Key is record, handler, instance or trace.
+	Key string `yaml:"key"`
+	// Compression is zstd, snappy, lz4, gzip or none.
+	Compression string `yaml:"compression"`
+	// MaxMessageBytes bounds a Kafka batch.
+	MaxMessageBytes int `yaml:"max_message_bytes"`
+	// TLS secures the connections.
+	TLS ClientTLS `yaml:"tls"`
+	// SASL is how we log in.
+	SASL KafkaLogin `yaml:"sasl"`
+}
+
+// KafkaLogin is how we log in to brokers.
+type KafkaLogin struct {
+	// Mechanism is plain, scram-sha-256 or scram-sha-512; empty for no login.
+	Mechanism string `yaml:"mechanism"`
+	// User and Password are who we are.
+	User     ClientCredential `yaml:"user"`
+	Password ClientCredential `yaml:"password"`
+}
+
+// HTTPSink is a URL that takes JSON lines.
+type HTTPSink struct {
+	// URL is where requests go.
+	URL string `yaml:"url"`
+	// Method is POST or PUT.
+	Method string `yaml:"method"`
+	// Headers are sent with every request.
+	Headers map[string]string `yaml:"headers"`
+	// Credential is sent with every request, in CredentialHeader.
+	Credential       ClientCredential `yaml:"credential"`
+	CredentialHeader string           `yaml:"credential_header"`
+	// Compression is gzip or none.
+	Compression string `yaml:"compression"`
+	// TLS secures the connection.
+	TLS ClientTLS `yaml:"tls"`
+}
+
+// ClientCredential is something secret, in a file that can be replaced while the process runs.
+type ClientCredential struct {
+	// File holds it; empty for none.
+	File string `yaml:"file"`
+}
+
+// ClientTLS says how a sink's connections are secured.
+type ClientTLS struct {
+	// Enabled is whether they are.
+	Enabled bool `yaml:"enabled"`
+	// CA is a file of certificates, one of which must have signed the other side's; empty for those that the system trusts.
+	CA string `yaml:"ca"`
+	// Cert and Key are files of our own certificate and its key, where the other side asks for one.
+	Cert string `yaml:"cert"`
+	Key  string `yaml:"key"`
+	// ServerName is whom the other side's certificate must be made out to; empty for the host that is dialed.
+	ServerName string `yaml:"server_name"`
+}
+
+// PrometheusSink keeps series in memory.
 type PrometheusSink struct {
 	// Namespace is put before every metric's name.
 	Namespace string `yaml:"namespace"`
@@ -208,6 +296,9 @@ func (s Sink) kinds() []sinkKind {
 	return []sinkKind{
 		{key: "stdout", set: s.Stdout != nil},
 		{key: "file", set: s.File != nil, problems: s.File.validate()},
+		{key: "otlp", set: s.OTLP != nil},
+		{key: "kafka", set: s.Kafka != nil},
+		{key: "http", set: s.HTTP != nil},
 		{key: "prometheus", set: s.Prometheus != nil},
 	}
 }

@@ -30,6 +30,6 @@ func rootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(serveCommand(), healthcheckCommand(), operatorconfigCommand(), versionCommand())
+	root.AddCommand(serveCommand(), healthcheckCommand(), operatorconfigCommand(), spoolCommand(), versionCommand())
 	return root
 }

@@ -22,6 +22,11 @@ func TestDemo(t *testing.T) {
 		`(?m)^token, guests read +/buckets/7 +DENY PERMISSION_DENIED `,
 		`(?m)^token, policy is broken +/broken-closed +DENY UNAVAILABLE `,
 		`(?m)^token, broken but opened +/broken-open +ALLOW .* this request only`,
+		`9 lines are in the access log; the first:\n\n\{"id":"[0-9a-f]{32}-\d+-0","kind":"logentry","handler":"access-log".*"path":"/reviews/1".*"user":"\*\*\*"`,
+		`(?m)^  istio_requests_total\{.*response_code="200".*\} 3$`,
+		`(?m)^  istio_requests_total\{.*response_code="403".*\} 5$`,
+		`(?m)^  tollgate_report_accepted_total\{sink="access-log"\} 9$`,
+		`(?m)^  tollgate_report_delivered_total\{sink="metrics"\} 27$`,
 		`(?m)^Try next:`,
 	} {
 		assert.Regexp(t, line, string(out))

@@ -53,6 +53,7 @@ var scenarios = []struct {
 	{"failures", testFailureMatrix},
 	{"crowd", testCrowd},
 	{"reports", testReports},
+	{"report examples", testReportExamples},
 	{"restart", testRestart},
 	{"large params", testLargeParams},
 	{"secrecy", testSecrecy},

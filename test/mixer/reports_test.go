@@ -3,18 +3,26 @@ package mixer_test
 import (
 	"bufio"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
+	_ "google.golang.org/grpc/encoding/gzip" // which the adapter compresses with
+	"google.golang.org/grpc/mem"
 
 	"github.com/tollgate-mesh/tollgate/test/mixer/mesh"
 	"github.com/tollgate-mesh/tollgate/test/mixer/mesh/meshtest"
@@ -180,4 +188,128 @@ func recordLines(t *testing.T, path string) (lines []map[string]any) {
 		}
 	}
 	return lines
+}
+
+// testReportExamples applies the examples that report, each with an adapter that runs with the settings beside it.
+func testReportExamples(t *testing.T, s *suite) {
+	collector := startFakeCollector(t)
+	for name, check := range map[string]func(t *testing.T, tollgate *mesh.Tollgate, directory string) error{
+		"access-log": func(t *testing.T, _ *mesh.Tollgate, directory string) error {
+			lines := recordLines(t, filepath.Join(directory, "log/access.jsonl"))
+			if len(lines) != 3 {
+				return fmt.Errorf("%d lines", len(lines))
+			}
+			assert.Equal(t, map[string]any{
+				"bytes_sent": 4900.0, "code": 503.0, "destination": "productpage-v1", "destination_namespace": "default", "latency": 0.0015, "method": "GET",
+				"path": "/productpage?q=1", "service": "productpage.default.svc.cluster.local", "source": "ingress", "source_ip": "10.0.0.1",
+				"source_namespace": "istio-system", "user": "***",
+			}, lines[0]["variables"])
+			return nil
+		},
+		"metrics": func(t *testing.T, tollgate *mesh.Tollgate, _ string) error {
+			body := get(t, "http://"+tollgate.AdminAddr+"/metrics/metrics")
+			labels := `destination="productpage-v1",destination_service="productpage",response_code="503",source="ingress"`
+			for _, sample := range []string{
+				"istio_requests_total{" + labels + "} 3\n",
+				"istio_request_duration_seconds_bucket{" + labels + `,le="0.005"} 3` + "\n",
+				"istio_request_duration_seconds_count{" + labels + "} 3\n",
+				"istio_response_bytes_bucket{" + labels + `,le="1000"} 0` + "\n",
+				"istio_response_bytes_bucket{" + labels + `,le="10000"} 3` + "\n",
+			} {
+				if !strings.Contains(body, sample) {
+					return fmt.Errorf("%q is not in:\n%s", sample, body)
+				}
+			}
+			return nil
+		},
+		"spans": func(t *testing.T, _ *mesh.Tollgate, _ string) error {
+			calls := collector.calls("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
+			trace, err := hex.DecodeString("463ac35c9f6413ad48485a3953bb6124")
+			require.NoError(t, err)
+			if n := strings.Count(strings.Join(calls, ""), string(trace)); n != 3 {
+				return fmt.Errorf("%d spans", n)
+			}
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			directory := t.TempDir()
+			settings := strings.NewReplacer(
+				"/var/lib/tollgate", filepath.Join(directory, "spool"), "/var/log/tollgate", filepath.Join(directory, "log"),
+				"otel-collector.observability.svc.cluster.local:4317", collector.addr,
+			).Replace(readFile(t, root, "operatorconfig/examples/"+name+".settings.yaml"))
+			tollgate := meshtest.Tollgate(t, mesh.TollgateOptions{Settings: settings})
+			text := strings.ReplaceAll(readFile(t, root, "operatorconfig/examples/"+name+".yaml"), exampleAddress, tollgate.Addr)
+			t.Cleanup(func() { assert.NoError(t, s.mixer.Delete("example-"+name)) })
+			meshtest.Apply(t, s.mixer, "example-"+name, text)
+			args, err := mesh.MixcArgs(reported().With(mesh.Attributes{"source.principal": "planted-principal"}))
+			require.NoError(t, err)
+			_, err = s.mixer.MixcReport(t.Context(), append(args, "-r", "3", "--report_batch_size", "3")...)
+			require.NoError(t, err)
+			waitFor(t, "what the example promises", func(context.Context) error { return check(t, tollgate, directory) })
+			require.NoError(t, tollgate.Stop(t.Context()))
+			noneHolds(t, directory, "planted")
+		})
+	}
+}
+
+func get(t *testing.T, url string) string {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Get(url)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	return string(body)
+}
+
+// fakeCollector takes every gRPC call and keeps its bytes. The real Collector is in test/collector, where its dependencies are.
+type fakeCollector struct {
+	addr string
+
+	mu     sync.Mutex
+	bodies map[string][]string
+}
+
+func startFakeCollector(t *testing.T) *fakeCollector {
+	t.Helper()
+	c := &fakeCollector{bodies: map[string][]string{}}
+	server := grpc.NewServer(grpc.ForceServerCodecV2(raw{}), grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
+		var body []byte
+		if err := stream.RecvMsg(&body); err != nil {
+			return err
+		}
+		method, _ := grpc.MethodFromServerStream(stream)
+		c.mu.Lock()
+		c.bodies[method] = append(c.bodies[method], string(body))
+		c.mu.Unlock()
+		return stream.SendMsg([]byte{})
+	}))
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	c.addr = listener.Addr().String()
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(server.Stop)
+	return c
+}
+
+func (c *fakeCollector) calls(method string) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.bodies[method])
+}
+
+// raw hands the bytes of messages through.
+type raw struct{}
+
+func (raw) Name() string { return "proto" }
+
+func (raw) Marshal(v any) (mem.BufferSlice, error) {
+	return mem.BufferSlice{mem.SliceBuffer(v.([]byte))}, nil
+}
+
+func (raw) Unmarshal(data mem.BufferSlice, v any) error {
+	*v.(*[]byte) = data.Materialize()
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 // fileSystem is what a disk queue needs of one. Tests put one under it that fails and forgets.
@@ -76,7 +77,15 @@ func (osFS) Lock(name string) (io.Closer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := lockFile(f); err != nil {
+	// InUse of some other process may share the lock for a moment.
+	const attempts, pause = 20, time.Millisecond
+	for range attempts {
+		if err = lockFile(f); !errors.Is(err, errLocked) {
+			break
+		}
+		time.Sleep(pause)
+	}
+	if err != nil {
 		_ = f.Close()
 		return nil, err
 	}

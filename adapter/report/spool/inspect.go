@@ -2,6 +2,7 @@ package spool
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"path/filepath"
 	"slices"
@@ -18,8 +19,49 @@ type Found struct {
 	Pending, Done Tally
 	// Damage is what cannot be read.
 	Damage Damage
+	// Headers is how many segments have a damaged header. Their frames are read nonetheless.
+	Headers int
 	// Written is when the state was last written.
 	Written time.Time
+}
+
+// Exists reports whether there is a queue in the directory: a state file or a segment.
+func Exists(dir string) (bool, error) {
+	names, err := osFS{}.List(dir)
+	if err != nil {
+		return false, fault(dir, "list", err)
+	}
+	return slices.ContainsFunc(names, func(name string) bool {
+		_, segment := segmentNumber(name)
+		return segment || filepath.Join(dir, name) == stateName(dir)
+	}), nil
+}
+
+// InUse reports whether a process has the directory's lock. To find out it shares the lock for a moment; who opens the queue in
+// that moment tries again.
+func InUse(dir string) (bool, error) {
+	name := filepath.Join(dir, lockName)
+	held, err := lockHeld(name)
+	if err != nil {
+		return false, fault(name, "lock", err)
+	}
+	return held, nil
+}
+
+// LockFile takes a lock as a queue's directory has one, which ends with the process at the latest. The file and its directory are
+// made if need be and stay. While somebody else has the lock it fails with class Locked.
+func LockFile(name string) (io.Closer, error) {
+	if err := (osFS{}).MakeDir(filepath.Dir(name)); err != nil {
+		return nil, fault(filepath.Dir(name), "create", err)
+	}
+	lock, err := osFS{}.Lock(name)
+	if errors.Is(err, errLocked) {
+		return nil, &Error{Class: Locked, Path: name, Text: "another process has the lock"}
+	}
+	if err != nil {
+		return nil, fault(name, "lock", err)
+	}
+	return lock, nil
 }
 
 // Inspect reads the frames in a directory and calls visit for each, in order; done says that it needs no more work. It takes
@@ -85,6 +127,9 @@ func (found *Found) inspect(files fileSystem, path string, number uint64, from c
 	}
 	if err != nil {
 		return fault(path, "read", err)
+	}
+	if f.header == nil && f.size >= headerBytes && (!last || end > headerBytes) { // else it may have been torn with the rest
+		found.Headers++
 	}
 	if tail := uint64(f.size - end); last {
 		damage.Torn = tail

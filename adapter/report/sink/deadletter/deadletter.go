@@ -28,10 +28,11 @@ var (
 
 // File keeps dead letters as JSON lines in a file of the sink's own:
 //
-//	{"sink":"…","cause":"…","at":"…","record":{…},"raw":"…"}
+//	{"sink":"…","cause":"…","at":"…","record":{…},"delivery":"…","raw":"…"}
 //
 // record is what the file sink would have written, or, if it cannot be rendered, the keys that all kinds share. raw is the wire
-// form in base64; with the shared keys it is all of the record, see Parse.
+// form in base64, and so is delivery, which is left out where all of it is default; with the shared keys they are all of the
+// record, see Parse.
 type File struct {
 	sink string
 	file *jsonlines.File
@@ -59,13 +60,17 @@ func (f *File) Keep(records []record.Record, cause error) error {
 	head = appendText(append(head, `,"cause":`...), cause.Error())
 	head = appendTime(append(head, `,"at":`...), f.now())
 	head = append(head, `,"record":`...)
-	var lines []byte
+	var lines, delivery []byte
 	for i := range records {
 		r := &records[i]
 		lines = append(lines, head...)
 		var err error
 		if lines, err = record.AppendJSON(lines, r); err != nil {
 			lines = appendShared(lines, r)
+		}
+		if delivery = r.Delivery.Append(delivery[:0]); len(delivery) > 0 {
+			lines = append(lines, `,"delivery":"`...)
+			lines = append(base64.StdEncoding.AppendEncode(lines, delivery), '"')
 		}
 		lines = append(lines, `,"raw":"`...)
 		lines = base64.StdEncoding.AppendEncode(lines, []byte(r.Raw))
@@ -105,8 +110,8 @@ type Letter struct {
 	// Sink is which sink refused the record, Cause why, At when.
 	Sink, Cause string
 	At          time.Time
-	// Record is the record as it was. Its kind is 0 if this version knows none of that name, or if it is a spooled frame of
-	// another version, whole.
+	// Record is the record as it was, but that a decision which names a handler has that one. Its kind is 0 if this version knows
+	// none of that name, or if it is a spooled frame of another version, whole.
 	Record record.Record
 }
 
@@ -123,7 +128,8 @@ func Parse(line []byte) (Letter, error) {
 			Caller  string    `json:"caller"`
 			Arrived time.Time `json:"arrived"`
 		} `json:"record"`
-		Raw []byte `json:"raw"`
+		Delivery []byte `json:"delivery"`
+		Raw      []byte `json:"raw"`
 	}
 	if err := json.Unmarshal(line, &l); err != nil {
 		return Letter{}, fmt.Errorf("not a dead letter: %w", err)
@@ -132,6 +138,10 @@ func Parse(line []byte) (Letter, error) {
 	letter := Letter{Sink: l.Sink, Cause: l.Cause, At: l.At, Record: record.Record{
 		Kind: kind, Handler: l.Record.Handler, Caller: l.Record.Caller, Arrived: l.Record.Arrived, Raw: string(l.Raw),
 	}}
+	var err error
+	if letter.Record.Delivery, err = record.ParseDelivery(string(l.Delivery)); err != nil {
+		return Letter{}, fmt.Errorf("not a dead letter: %w", err)
+	}
 	return letter, parseID(l.Record.ID, &letter.Record)
 }
 
@@ -148,6 +158,9 @@ func parseID(id string, r *record.Record) error {
 		return fmt.Errorf("not a dead letter: %.100q is no record's id: %w", id, err)
 	}
 	r.Sequence, r.Index = sequence, index
+	if r.ID() != id {
+		return fmt.Errorf("not a dead letter: %.100q is no record's id; it would be written %s", id, r.ID())
+	}
 	return nil
 }
 

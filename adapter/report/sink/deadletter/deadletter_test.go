@@ -28,6 +28,10 @@ func records() []record.Record {
 	whole, spoilt, frame := base, base, base
 	whole.Kind, whole.Raw = record.KindDecision, string(d.Append(nil))
 	spoilt.Kind, spoilt.Raw, spoilt.Index = record.KindMetric, "\xff\x00\xfe", 12
+	spoilt.Delivery = &record.Delivery{
+		SampleOneIn: 10, Severities: []record.Severity{{Text: "notice", Number: record.SeverityInfo}},
+		Metrics: []record.MetricRule{{Instance: "i", Name: "n", Kind: record.MetricGauge, Unit: "By", Bounds: []float64{1, 2}}},
+	}
 	frame.Raw, frame.Handler, frame.Caller = "\x02 a frame of another version", "", ""
 	return []record.Record{whole, spoilt, frame}
 }
@@ -56,6 +60,7 @@ func TestKeepAndParse(t *testing.T) {
 	}
 	var first struct{ Record json.RawMessage }
 	require.NoError(t, json.Unmarshal([]byte(lines[0]), &first))
+	assert.NotContains(t, lines[0], "delivery", "the default is left out")
 	rendered, err := record.AppendJSON(nil, &want[0])
 	require.NoError(t, err)
 	assert.Equal(t, string(rendered), string(first.Record))
@@ -81,11 +86,62 @@ func TestNewFileRefuses(t *testing.T) {
 	require.ErrorContains(t, err, "directory for dead letters is empty")
 }
 
+const goodID = "000000000000000000000000000000ff-1-1"
+
 func TestParseRefuses(t *testing.T) {
-	for _, line := range []string{"", "{}", "null", `{"record":{"id":"00-1-1"}}`, `{"record":{"id":"` + strings.Repeat("zz", 16) + `-1-1"}}`, `{"raw":"&"}`} {
+	for _, line := range []string{
+		"", "{}", "null", `{"record":{"id":"00-1-1"}}`, `{"record":{"id":"` + strings.Repeat("zz", 16) + `-1-1"}}`, `{"raw":"&"}`,
+		`{"record":{"id":"` + goodID + `"},"delivery":"&"}`, `{"record":{"id":"` + goodID + `"},"delivery":"CA=="}`,
+		`{"record":{"id":"` + goodID + `1"}`, `{"record":{"id":"` + strings.Replace(goodID, "-1-", "-01-", 1) + `"}}`,
+		`{"record":{"id":"` + strings.ToUpper(goodID) + `"}}`,
+	} {
 		_, err := Parse([]byte(line))
 		require.ErrorContains(t, err, "not a dead letter", "%s", line)
 	}
+}
+
+// Whatever a line is, parsing ends; and a letter that was read is read from what Keep writes of it.
+func FuzzParse(f *testing.F) {
+	seed := filepath.Join(f.TempDir(), "dead")
+	letters, err := NewFile(seed, "kafka", jsonlines.Rotation{})
+	require.NoError(f, err)
+	require.NoError(f, letters.Keep(records(), errors.New("refused")))
+	require.NoError(f, letters.Close())
+	content, err := os.ReadFile(filepath.Join(seed, "kafka.jsonl"))
+	require.NoError(f, err)
+	for line := range strings.Lines(string(content)) {
+		f.Add([]byte(line))
+		f.Add([]byte(line[:len(line)/2]))
+	}
+	f.Add([]byte(`{"record":{"id":"` + goodID + `","kind":"metric"},"delivery":"CAo=","raw":""}`))
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, line []byte) {
+		letter, err := Parse(line)
+		if err != nil {
+			require.ErrorContains(t, err, "not a dead letter")
+			return
+		}
+		path := filepath.Join(dir, "again.jsonl")
+		again, err := NewFile(dir, "again", jsonlines.Rotation{})
+		require.NoError(t, err)
+		defer func() {
+			require.NoError(t, again.Close())
+			require.NoError(t, os.Remove(path))
+		}()
+		require.NoError(t, again.Keep([]record.Record{letter.Record}, errors.New(letter.Cause)))
+		written, err := os.ReadFile(path)
+		require.NoError(t, err)
+		back, err := Parse(written)
+		require.NoError(t, err, "%s", written)
+		require.True(t, letter.Record.Arrived.Equal(back.Record.Arrived))
+		back.Record.Arrived = letter.Record.Arrived
+		require.Equal(t, string(letter.Record.Delivery.Append(nil)), string(back.Record.Delivery.Append(nil)))
+		back.Record.Delivery = letter.Record.Delivery
+		if letter.Record.Kind == record.KindDecision {
+			back.Record.Handler = letter.Record.Handler // the line has the decision's own
+		}
+		require.Equal(t, letter.Record, back.Record)
+	})
 }
 
 func TestDiscarder(t *testing.T) {

@@ -1,0 +1,262 @@
+// Package otlp is the sink that sends records to an OpenTelemetry Collector, or to whatever else takes OTLP, by gRPC or by
+// HTTP/protobuf: log entries, edges, decisions and empty reports as log records, trace spans as spans, metrics as data points.
+// docs/sinks/otlp.md has the mapping.
+//
+// It sends with no OpenTelemetry SDK: their exporters buffer and retry by themselves, and then nobody can say what was delivered.
+package otlp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/tollgate-mesh/tollgate/adapter/report"
+	"github.com/tollgate-mesh/tollgate/adapter/report/record"
+)
+
+// Sink sends batches. A batch is delivered when the other side has answered for each of its signals that it took it. What that is
+// worth is up to the other side: a Collector answers when its receiver has handed the data to the first processor, and with the
+// batch processor that is memory.
+//
+// Records come twice if the answer is lost: at most the batches under way at a crash or a broken connection, once for each attempt.
+// Log records and spans can then be told by tollgate.record.id; data points cannot.
+type Sink struct {
+	encoding encoding
+	exporter exporter
+	logger   *slog.Logger
+
+	complaint rate.Sometimes
+	rejected  atomic.Uint64
+
+	mu sync.Mutex
+	// delivered are records of batches that are to be tried again for the sake of others, so that only those others are sent then.
+	delivered map[identity]struct{}
+}
+
+var _ report.Sink = (*Sink)(nil)
+
+// exporter sends one request. Its errors are retryable unless they are *report.Undelivered or errTooLarge. It fills in the answer.
+type exporter interface {
+	export(ctx context.Context, r *request) error
+	close() error
+}
+
+// errTooLarge means that the other side takes requests, but none of this size.
+var errTooLarge = errors.New("too large for the other side")
+
+// identity is what record.Record.ID tells.
+type identity struct {
+	spool    record.SpoolID
+	sequence uint64
+	index    int
+}
+
+// New returns the sink. It connects with the first batch.
+func New(o Options, logger *slog.Logger) (*Sink, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	o = o.withDefaults()
+	s := &Sink{
+		encoding:  newEncoding(o.Resource),
+		logger:    logger,
+		complaint: rate.Sometimes{Interval: 10 * time.Second},
+		delivered: map[identity]struct{}{},
+	}
+	var err error
+	if o.Protocol == protocolHTTP {
+		s.exporter, err = newHTTPExporter(&o)
+	} else {
+		s.exporter, err = newGRPCExporter(&o)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("otlp: %w", err)
+	}
+	return s, nil
+}
+
+// Rejected returns how many log records, spans and data points the other side has rejected in requests of which it took the rest.
+// It does not say which, so they count as delivered.
+func (s *Sink) Rejected() uint64 { return s.rejected.Load() }
+
+// Close closes the connections.
+func (s *Sink) Close(context.Context) error { return s.exporter.close() }
+
+// Deliver sends a batch, one request for each of its signals, and waits for the answers. Requests that are too large for the other
+// side are halved. Records that can never be sent, and those that are refused for good, are the error's; after any other error
+// the same batch can be delivered again and then is sent without what was delivered before.
+func (s *Sink) Deliver(ctx context.Context, batch []record.Record) error {
+	d := delivery{sink: s, batch: batch}
+	var failures []error
+	var pause time.Duration
+	for i, indices := range s.split(&d) {
+		err := d.send(ctx, signal(i), indices)
+		if err == nil {
+			continue
+		}
+		failures = appendCause(failures, err)
+		if u, ok := errors.AsType[*report.Undelivered](err); ok {
+			pause = max(pause, u.After)
+		}
+		if pause > 0 || ctx.Err() != nil {
+			break
+		}
+	}
+	if len(failures) > 0 {
+		s.remember(&d)
+		return report.Throttled(pause, errors.Join(failures...))
+	}
+	s.forget(batch)
+	return d.refused.err()
+}
+
+// split sorts the indices of what is left to send by signal.
+func (s *Sink) split(d *delivery) (parts [signals][]int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range d.batch {
+		r := &d.batch[i]
+		signal, known := signalOf(r.Kind)
+		if !known {
+			d.refused.add([]int{i}, fmt.Errorf("%w: %d", record.ErrKind, r.Kind))
+			continue
+		}
+		if _, done := s.delivered[identityOf(r)]; !done {
+			parts[signal] = append(parts[signal], i)
+		}
+	}
+	return parts
+}
+
+// remember keeps what was delivered of a batch that was not delivered as a whole.
+func (s *Sink) remember(d *delivery) {
+	const most = 1 << 16 // a lane that gives a batch up does not tell
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.delivered)+len(d.delivered) > most {
+		clear(s.delivered)
+	}
+	for _, i := range d.delivered {
+		s.delivered[identityOf(&d.batch[i])] = struct{}{}
+	}
+}
+
+func (s *Sink) forget(batch []record.Record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.delivered) == 0 {
+		return
+	}
+	for i := range batch {
+		delete(s.delivered, identityOf(&batch[i]))
+	}
+}
+
+func identityOf(r *record.Record) identity {
+	return identity{spool: r.Spool, sequence: r.Sequence, index: r.Index}
+}
+
+// delivery is one attempt at a batch.
+type delivery struct {
+	sink      *Sink
+	batch     []record.Record
+	delivered []int
+	refused   refusals
+}
+
+// send delivers records of one signal, or says why they are to be tried again.
+func (d *delivery) send(ctx context.Context, signal signal, indices []int) error {
+	if len(indices) == 0 {
+		return nil
+	}
+	r := d.sink.encoding.encode(signal, d.batch, indices, &d.refused)
+	if len(r.records) == 0 {
+		return nil
+	}
+	err := d.sink.exporter.export(ctx, r)
+	if u, ok := errors.AsType[*report.Undelivered](err); ok && u.Permanent {
+		d.refused.add(r.records, u.Err)
+		return nil
+	}
+	switch {
+	case err == nil:
+		d.settle(r)
+		return nil
+	case !errors.Is(err, errTooLarge):
+		return err
+	case len(r.records) == 1:
+		d.refused.add(r.records, err)
+		return nil
+	}
+	half := len(r.records) / 2
+	if err := d.send(ctx, signal, r.records[:half]); err != nil {
+		return err
+	}
+	return d.send(ctx, signal, r.records[half:])
+}
+
+// settle counts what a request's answer says. Of one that was rejected in part nobody can tell which part. Sending it again would
+// double the rest, and dead letters would claim that the rest was not delivered; so it is told, counted, and taken as delivered.
+func (d *delivery) settle(r *request) {
+	rejected, message := r.rejected()
+	if rejected >= int64(r.items) {
+		d.refused.add(r.records, fmt.Errorf("all %d %s were rejected: %s", r.items, r.signal.items(), quote(message)))
+		return
+	}
+	d.delivered = append(d.delivered, r.records...)
+	if rejected <= 0 && message == "" {
+		return
+	}
+	rejected = max(rejected, 0)
+	d.sink.rejected.Add(uint64(rejected))
+	d.sink.complaint.Do(func() {
+		d.sink.logger.Warn("the other side took a request and complained",
+			"items", r.signal.items(), "sent", r.items, "rejected", rejected, "message", quote(message))
+	})
+}
+
+// refusals are the records that can never be delivered, and why.
+type refusals struct {
+	records []int
+	causes  []error
+}
+
+func (r *refusals) add(records []int, cause error) {
+	r.records = append(r.records, records...)
+	r.causes = appendCause(r.causes, cause)
+}
+
+// appendCause keeps a few causes: one mistake is often made many times.
+func appendCause(causes []error, cause error) []error {
+	const most = 8
+	if len(causes) == most || slices.ContainsFunc(causes, func(known error) bool { return known.Error() == cause.Error() }) {
+		return causes
+	}
+	return append(causes, cause)
+}
+
+// err returns nil if there are none.
+func (r *refusals) err() error {
+	if len(r.records) == 0 {
+		return nil
+	}
+	slices.Sort(r.records)
+	return &report.Undelivered{Permanent: true, Records: r.records, Err: errors.Join(r.causes...)}
+}
+
+// quote cuts a text of the other side's and keeps it on one line.
+func quote(message string) string {
+	const most = 256
+	if len(message) > most {
+		message = message[:most] + "…"
+	}
+	return fmt.Sprintf("%q", strings.ToValidUTF8(message, ""))
+}
