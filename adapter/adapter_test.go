@@ -28,6 +28,7 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 	"istio.io/api/mixer/adapter/model/v1beta1"
 
+	"github.com/tollgate-mesh/tollgate/adapter/mixer"
 	"github.com/tollgate-mesh/tollgate/adapter/mixer/mixertest"
 	"github.com/tollgate-mesh/tollgate/adapter/observe"
 	"github.com/tollgate-mesh/tollgate/adapter/settings"
@@ -241,11 +242,11 @@ func TestServiceAnswersHealthAndReflection(t *testing.T) {
 	for _, s := range list.GetListServicesResponse().GetService() {
 		services = append(services, s.GetName())
 	}
-	assert.ElementsMatch(t, []string{mixerService, "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"}, services)
+	assert.ElementsMatch(t, slices.Concat([]string{mixerService, "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"}, mixer.ReportServices()), services)
 
 	// What a tool such as grpcurl asks before it can build a call: the file of the service, and those it imports.
 	messages := map[string]bool{}
-	for _, symbol := range []string{mixerService, "authorization.SubjectMsg", "istio.policy.v1beta1.Value", "istio.mixer.adapter.model.v1beta1.CheckResult", "grpc.health.v1.Health"} {
+	for _, symbol := range []string{mixerService, "authorization.SubjectMsg", "tracespan.InstanceMsg", "istio.policy.v1beta1.Value", "istio.mixer.adapter.model.v1beta1.CheckResult", "grpc.health.v1.Health"} {
 		response := ask(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_FileContainingSymbol{FileContainingSymbol: symbol}})
 		require.Nil(t, response.GetErrorResponse(), symbol)
 		for _, encoded := range response.GetFileDescriptorResponse().GetFileDescriptorProto() {
@@ -257,7 +258,7 @@ func TestServiceAnswersHealthAndReflection(t *testing.T) {
 		}
 	}
 	for _, message := range []string{
-		"authorization.HandleAuthorizationRequest", "authorization.InstanceMsg", "google.protobuf.Any",
+		"authorization.HandleAuthorizationRequest", "authorization.InstanceMsg", "tracespan.HandleTraceSpanRequest", "google.protobuf.Any",
 		"istio.policy.v1beta1.Value", "istio.mixer.adapter.model.v1beta1.CheckResult", "google.rpc.Status",
 	} {
 		assert.True(t, messages[message], message)

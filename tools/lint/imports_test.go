@@ -55,6 +55,8 @@ var denied = rows(
 	deny("report", "adapter/report/spool", ours("adapter/settings"), "google.golang.org/grpc"),
 	deny("sink", "adapter/report/sink/otlp", ours("adapter/mixer"), ours("adapter/settings"), ours("adapter/policy")),
 
+	deny("decisionlog", "adapter/decisionlog", ours("adapter"), ours("adapter/mixer"), ours("adapter/settings"), ours("adapter/observe")),
+
 	deny("mixer", "adapter/mixer", ours("adapter"), ours("adapter/settings"), ours("adapter/transport"), ours("adapter/admin"), ours("operatorconfig")),
 
 	deny("rooms", "adapter/admin", ours("adapter"), ours("adapter/mixer")),
@@ -92,6 +94,7 @@ var allowed = rows(
 	deny("", "adapter/report", ours("config"), ours("adapter/attribute"), ours("adapter/wire")),
 	deny("", "adapter/report/record", ours("adapter/attribute"), ours("adapter/wire")),
 	deny("", "adapter/report/sink/otlp", ours("adapter/report"), ours("adapter/attribute"), ours("adapter/wire"), "google.golang.org/grpc"),
+	deny("", "adapter/decisionlog", ours("adapter/policy"), ours("adapter/report"), ours("adapter/attribute"), ours("config")),
 	deny("", "adapter/transport", "google.golang.org/grpc"),
 	deny("", "config", ours("config/configpb")),
 	[]planting{

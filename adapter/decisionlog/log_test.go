@@ -1,0 +1,308 @@
+package decisionlog_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/tollgate-mesh/tollgate/adapter/attribute"
+	"github.com/tollgate-mesh/tollgate/adapter/decisionlog"
+	"github.com/tollgate-mesh/tollgate/adapter/policy"
+	"github.com/tollgate-mesh/tollgate/adapter/report"
+	"github.com/tollgate-mesh/tollgate/adapter/report/record"
+	"github.com/tollgate-mesh/tollgate/adapter/report/spool"
+	"github.com/tollgate-mesh/tollgate/config"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// acceptor keeps calls of at most so many records, after a while.
+type acceptor struct {
+	most  int
+	err   error
+	takes time.Duration
+
+	mu    sync.Mutex
+	calls []*report.Call
+}
+
+func (a *acceptor) Accept(_ context.Context, call *report.Call) error {
+	time.Sleep(a.takes)
+	switch {
+	case a.err != nil:
+		return a.err
+	case a.most > 0 && len(call.Instances) > a.most:
+		return &spool.Error{Class: spool.TooLarge}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.calls = append(a.calls, call)
+	return nil
+}
+
+// records returns all that was accepted.
+func (a *acceptor) records(t *testing.T) (all []record.Decision) {
+	t.Helper()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, call := range a.calls {
+		assert.Equal(t, record.KindDecision, call.Kind)
+		for _, raw := range call.Instances {
+			d, err := record.DecodeDecision(raw)
+			require.NoError(t, err)
+			all = append(all, d)
+		}
+	}
+	return all
+}
+
+// run runs a log until the returned function is called, which returns when all is handed over.
+func run(log *decisionlog.Log) (end func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		log.Run(ctx)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+func handler(log config.DecisionLog) *config.Handler {
+	return &config.Handler{Name: "shop", Fingerprint: "0123456789ab", DecisionLog: log}
+}
+
+var (
+	request = &policy.Request{Instance: "auth.instance.ns", Subject: &policy.Subject{User: "alice"}}
+	allow   = policy.Decision{Lifetime: config.Lifetime{Duration: time.Second, Uses: 1}, Check: "header/key", Reason: "header_match", Revision: "r"}
+	deny    = policy.Decision{Code: config.PermissionDenied, Reason: "header_mismatch"}
+	opened  = policy.Fail(config.Timeout, "d").Resolve(config.Modes{}.With(config.Timeout, config.Open))
+	closed  = policy.Fail(config.Timeout, "d").Resolve(config.Modes{})
+)
+
+func TestWhichDecisionsAreRecorded(t *testing.T) {
+	for name, c := range map[string]struct {
+		log  config.DecisionLog
+		want []string
+	}{
+		"none":    {config.DecisionLog{}, nil},
+		"denials": {config.DecisionLog{Record: config.RecordDenials}, []string{"deny", "failed_open", "failed_closed"}},
+		"sampled": {config.DecisionLog{Record: config.RecordSampled, SampleOneIn: math.MaxInt64}, []string{"deny", "failed_open", "failed_closed"}},
+		"all":     {config.DecisionLog{Record: config.RecordAll}, []string{"allow", "deny", "failed_open", "failed_closed"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := &acceptor{}
+			log := decisionlog.New(a, decisionlog.Options{})
+			end := run(log)
+			ids := map[string]string{}
+			for _, d := range []policy.Decision{allow, deny, opened, closed} {
+				if id := log.Record(handler(c.log), request, d, 1500*time.Microsecond); id != "" {
+					assert.Regexp(t, "^[a-z2-7]{16}$", id)
+					ids[id] = d.Outcome()
+				}
+			}
+			end()
+			var got []string
+			for _, d := range a.records(t) {
+				got = append(got, d.Outcome)
+				assert.Equal(t, ids[d.ID], d.Outcome, "the id that was told is the record's")
+				assert.Equal(t, 1500*time.Microsecond, d.Latency)
+				if d.Outcome == "failed_open" {
+					assert.Equal(t, "timeout", d.Class)
+					assert.Equal(t, "OK", d.Code)
+				}
+			}
+			assert.Equal(t, c.want, got)
+			assert.Len(t, ids, len(c.want))
+			assert.Equal(t, decisionlog.Stats{Recorded: uint64(len(c.want))}, log.Stats())
+		})
+	}
+	log := decisionlog.New(&acceptor{}, decisionlog.Options{})
+	assert.Empty(t, log.Record(nil, request, deny, 0), "a call without a known handler has no log")
+}
+
+func TestAllowsAreSampled(t *testing.T) {
+	const n, one = 10_000, 4
+	log := decisionlog.New(&acceptor{}, decisionlog.Options{Waiting: n})
+	h := handler(config.DecisionLog{Record: config.RecordSampled, SampleOneIn: one})
+	for range n {
+		log.Record(h, request, allow, 0)
+	}
+	assert.InDelta(t, n/one, log.Stats().Waiting, 500) // more than eleven standard deviations
+}
+
+// A check never waits: what finds no room is counted and gone.
+func TestRecordNeverWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &acceptor{takes: time.Hour}
+		log := decisionlog.New(a, decisionlog.Options{Waiting: 10, Batch: 5})
+		h := handler(config.DecisionLog{Record: config.RecordAll})
+		end := run(log)
+		start := time.Now()
+		const n = 100
+		for range n {
+			assert.NotEmpty(t, log.Record(h, request, allow, 0))
+		}
+		assert.Zero(t, time.Since(start))
+		end()
+		s := log.Stats()
+		assert.Positive(t, s.Crowded)
+		assert.Equal(t, uint64(n), s.Recorded+s.Crowded)
+		assert.Len(t, a.records(t), int(s.Recorded))
+	})
+}
+
+func TestBatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &acceptor{}
+		log := decisionlog.New(a, decisionlog.Options{Batch: 3, Wait: time.Second})
+		end := run(log)
+		defer end()
+		first, second := handler(config.DecisionLog{Record: config.RecordAll}), handler(config.DecisionLog{Record: config.RecordAll})
+		second.Name, second.Fingerprint = "other", "f"
+		sizes := func() (all []string) {
+			synctest.Wait()
+			for _, call := range a.calls {
+				all = append(all, fmt.Sprint(call.Handler, " ", len(call.Instances)))
+			}
+			a.calls = nil
+			return all
+		}
+		log.Record(first, request, allow, 0)
+		log.Record(second, request, allow, 0)
+		assert.Empty(t, sizes(), "a batch waits for more")
+		time.Sleep(time.Second)
+		assert.Equal(t, []string{"shop 1", "other 1"}, sizes(), "but not for ever, and handlers do not mix")
+		for range 4 {
+			log.Record(first, request, allow, 0)
+		}
+		assert.Equal(t, []string{"shop 3"}, sizes(), "a full one waits no longer")
+	})
+}
+
+func TestSinks(t *testing.T) {
+	for name, c := range map[string]struct{ named, want []string }{
+		"none":    {nil, []string{"main"}},
+		"known":   {[]string{"audit", "main"}, []string{"audit", "main"}},
+		"unknown": {[]string{"audit", "nowhere"}, []string{"main"}},
+	} {
+		a := &acceptor{}
+		log := decisionlog.New(a, decisionlog.Options{Sinks: []string{"main", "audit"}, Default: []string{"main"}})
+		end := run(log)
+		log.Record(handler(config.DecisionLog{Record: config.RecordAll, Sinks: c.named}), request, allow, 0)
+		end()
+		require.Len(t, a.calls, 1, name)
+		assert.Equal(t, c.want, a.calls[0].Sinks, name)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	var complaints []error
+	full := &spool.Error{Class: spool.Full}
+	log := decisionlog.New(&acceptor{err: full}, decisionlog.Options{Complain: func(err error) { complaints = append(complaints, err) }})
+	end := run(log)
+	h := handler(config.DecisionLog{Record: config.RecordAll})
+	log.Record(h, request, allow, 0)
+	log.Record(h, request, allow, 0)
+	end()
+	assert.Equal(t, uint64(2), log.Stats().Refused)
+	require.NotEmpty(t, complaints)
+	require.ErrorIs(t, complaints[0], full)
+
+	a := &acceptor{most: 1}
+	log = decisionlog.New(a, decisionlog.Options{})
+	end = run(log)
+	for range 5 {
+		log.Record(h, request, allow, 0)
+	}
+	end()
+	assert.Len(t, a.records(t), 5, "what is too large together is handed over in parts")
+
+	log = decisionlog.New(nil, decisionlog.Options{Complain: func(err error) { complaints = append(complaints, err) }})
+	end = run(log)
+	log.Record(h, request, allow, 0)
+	end()
+	assert.Equal(t, uint64(1), log.Stats().Refused, "a panic costs its records alone")
+	assert.ErrorContains(t, errors.Join(complaints...), "panicked")
+}
+
+func TestInput(t *testing.T) {
+	full := &policy.Request{
+		Subject: &policy.Subject{User: "alice", Groups: "admins", Properties: attribute.Map{
+			{Name: "key", Value: attribute.OfText(attribute.String, "planted")},
+			{Name: "Authorization", Value: attribute.OfText(attribute.String, "planted")},
+			{Name: "cookie", Value: attribute.OfText(attribute.String, "planted")},
+			{Name: "plan", Value: attribute.OfText(attribute.String, "gold")},
+		}},
+		Action: &policy.Action{Namespace: "default", Service: "shop", Method: "GET", Path: "/", Properties: attribute.Map{
+			{Name: "key", Value: attribute.OfText(attribute.String, "visible")},
+			{Name: "int", Value: attribute.OfInt64(7)},
+			{Name: "double", Value: attribute.OfDouble(0.5)},
+			{Name: "nan", Value: attribute.OfDouble(math.NaN())},
+			{Name: "inf", Value: attribute.OfDouble(math.Inf(1))},
+			{Name: "neg", Value: attribute.OfDouble(math.Inf(-1))},
+			{Name: "bool", Value: attribute.OfBool(true)},
+			{Name: "ip", Value: attribute.OfIP("\x0a\x00\x00\x01")},
+			{Name: "time", Value: attribute.OfTimestamp(0, 5)},
+			{Name: "duration", Value: attribute.OfDuration(1, 500_000_000)},
+			{Name: "unknown"},
+		}},
+	}
+	properties := `"bool":true,"double":0.5,"duration":1.5,"inf":"+Inf","int":7,"ip":"10.0.0.1","key":"visible","nan":"NaN","neg":"-Inf","time":"1970-01-01T00:00:00.000000005Z","unknown":null`
+	for name, c := range map[string]struct {
+		log     config.DecisionLog
+		request *policy.Request
+		want    string
+	}{
+		"nothing": {config.DecisionLog{}, &policy.Request{}, `{}`},
+		"empty":   {config.DecisionLog{}, &policy.Request{Subject: &policy.Subject{}, Action: &policy.Action{}}, `{"action":{},"subject":{}}`},
+		"credentials are masked": {config.DecisionLog{}, full, `{"action":{"method":"GET","namespace":"default","path":"/","properties":{` + properties + `},"service":"shop"},
+			"subject":{"groups":"admins","properties":{"Authorization":"***","cookie":"***","key":"***","plan":"gold"},"user":"alice"}}`},
+		"drop and mask": {
+			config.DecisionLog{Drop: []string{"action.*", "k*", "i*"}, Mask: []string{"subject.user", "p*", "d*", "n*", "time", "bool", "unknown"}},
+			full, `{"action":{"properties":{"bool":"***","double":"***","duration":"***","nan":"***","neg":"***","time":"***","unknown":"***"}},
+			"subject":{"groups":"admins","properties":{"Authorization":"***","cookie":"***","plan":"***"},"user":"***"}}`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := handler(c.log)
+			h.DecisionLog.Record = config.RecordAll
+			h.Headers = []config.HeaderCheck{{Property: config.Property{Name: "key"}}}
+			a := &acceptor{}
+			log := decisionlog.New(a, decisionlog.Options{})
+			end := run(log)
+			log.Record(h, c.request, deny, 0)
+			end()
+			input := a.records(t)[0].Input
+			assert.True(t, json.Valid([]byte(input)))
+			assert.JSONEq(t, c.want, input)
+			assert.NotContains(t, input, "planted")
+		})
+	}
+}
+
+func BenchmarkRecord(b *testing.B) {
+	for name, recording := range map[string]config.Recording{"off": config.RecordNone, "all": config.RecordAll} {
+		b.Run(name, func(b *testing.B) {
+			log := decisionlog.New(&acceptor{}, decisionlog.Options{})
+			defer run(log)()
+			h := handler(config.DecisionLog{Record: recording})
+			b.ReportAllocs()
+			for b.Loop() {
+				log.Record(h, request, deny, 0)
+			}
+		})
+	}
+}
