@@ -30,8 +30,10 @@ type Acceptor interface {
 type Options struct {
 	// Sinks are the names of all sinks, Default those of the sinks for handlers that name none, or one that does not exist.
 	Sinks, Default []string
-	// Waiting is how many decisions may wait to become records; 10 000. Those that come then are dropped.
-	Waiting int
+	// Waiting and WaitingBytes are how many records may wait to be handed over, 10 000, and how large they may be together, 64 MiB.
+	// Those that come then are dropped.
+	Waiting      int
+	WaitingBytes int64
 	// Batch is how many records are handed over together at the most; 100. Wait is how long the first of them waits for more; 100 ms.
 	Batch int
 	Wait  time.Duration
@@ -44,23 +46,24 @@ type Log struct {
 	options  Options
 	acceptor Acceptor
 	waiting  chan entry
+	bytes    atomic.Int64 // of the records that wait
 
 	recorded, crowded, refused atomic.Uint64
 }
 
-// entry is a decision on its way to a record. Nothing in it changes any more.
+// entry is a record that waits. It is made at once: a request is a part of the whole call, which may be far larger and would wait with it.
 type entry struct {
-	id       string
-	handler  *config.Handler
-	request  *policy.Request
-	decision policy.Decision
-	elapsed  time.Duration
+	handler *config.Handler
+	raw     string
 }
 
 // New returns a log, which works while Run does.
 func New(acceptor Acceptor, options Options) *Log {
 	if options.Waiting == 0 {
 		options.Waiting = 10_000
+	}
+	if options.WaitingBytes == 0 {
+		options.WaitingBytes = 64 << 20
 	}
 	if options.Batch == 0 {
 		options.Batch = 100
@@ -88,16 +91,28 @@ func (l *Log) Stats() Stats {
 
 // Record takes a decision if its handler wants it recorded, and returns the id of the record; empty where there is none. It never
 // waits. An id whose record then finds no room is counted in Stats.
-func (l *Log) Record(handler *config.Handler, request *policy.Request, decision policy.Decision, elapsed time.Duration) string {
+func (l *Log) Record(handler *config.Handler, request *policy.Request, decision policy.Decision, elapsed time.Duration) (id string) {
 	if handler == nil || !wanted(handler.DecisionLog, decision) {
 		return ""
 	}
-	id := newID()
-	select {
-	case l.waiting <- entry{id, handler, request, decision, elapsed}:
-	default:
-		l.crowded.Add(1)
+	defer func() {
+		if r := recover(); r != nil { // the decision stands whatever becomes of its record
+			l.refused.Add(1)
+			l.complain(fmt.Errorf("making the record of a decision panicked: %T\n%s", r, debug.Stack()))
+		}
+	}()
+	id = newID()
+	e := entry{handler: handler, raw: raw(id, handler, request, &decision, elapsed)}
+	size := int64(len(e.raw))
+	if l.bytes.Add(size) <= l.options.WaitingBytes {
+		select {
+		case l.waiting <- e:
+			return id
+		default:
+		}
 	}
+	l.bytes.Add(-size)
+	l.crowded.Add(1)
 	return id
 }
 
@@ -165,6 +180,9 @@ func (l *Log) gather(ctx context.Context, first entry) []entry {
 // hand gives entries to the pipeline, those of one handler in one call.
 func (l *Log) hand(ctx context.Context, entries []entry) {
 	slices.SortStableFunc(entries, func(a, b entry) int { return strings.Compare(a.handler.Fingerprint, b.handler.Fingerprint) })
+	for i := range entries {
+		l.bytes.Add(-int64(len(entries[i].raw)))
+	}
 	for len(entries) > 0 {
 		n := 1
 		for n < len(entries) && entries[n].handler.Fingerprint == entries[0].handler.Fingerprint {
@@ -189,13 +207,13 @@ func (l *Log) complain(err error) {
 func (l *Log) accept(ctx context.Context, entries []entry) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("making records of decisions panicked: %T\n%s", r, debug.Stack())
+			err = fmt.Errorf("accepting records of decisions panicked: %T\n%s", r, debug.Stack())
 		}
 	}()
 	handler := entries[0].handler
 	call := &report.Call{Kind: record.KindDecision, Handler: handler.Name, Sinks: l.sinks(handler.DecisionLog.Sinks)}
 	for i := range entries {
-		call.Instances = append(call.Instances, raw(&entries[i]))
+		call.Instances = append(call.Instances, entries[i].raw)
 	}
 	err = l.acceptor.Accept(ctx, call)
 	if class, ok := spool.ClassOf(err); ok && class == spool.TooLarge && len(entries) > 1 {
@@ -218,13 +236,14 @@ func (l *Log) sinks(names []string) []string {
 	return names
 }
 
-func raw(e *entry) string {
-	d := &record.Decision{
-		ID: e.id, Handler: e.handler.Name, Instance: e.request.Instance, Outcome: e.decision.Outcome(), Code: e.decision.Code.String(),
-		Check: e.decision.Check, Reason: e.decision.Reason, Revision: e.decision.Revision, Latency: e.elapsed, Input: input(e.handler, e.request),
+// raw makes the record. It shares no memory with the request.
+func raw(id string, handler *config.Handler, request *policy.Request, d *policy.Decision, elapsed time.Duration) string {
+	r := &record.Decision{
+		ID: id, Handler: handler.Name, Instance: request.Instance, Outcome: d.Outcome(), Code: d.Code.String(),
+		Check: d.Check, Reason: d.Reason, Revision: d.Revision, Latency: elapsed, Input: input(handler, request),
 	}
-	if e.decision.Failure != nil {
-		d.Class = e.decision.Failure.Class.String()
+	if d.Failure != nil {
+		r.Class = d.Failure.Class.String()
 	}
-	return string(d.Append(nil))
+	return string(r.Append(nil))
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -164,6 +165,22 @@ func TestRecordNeverWaits(t *testing.T) {
 	})
 }
 
+// Neither do large ones take the memory.
+func TestRecordsThatWaitAreBoundedInBytes(t *testing.T) {
+	large := &policy.Request{Subject: &policy.Subject{User: strings.Repeat("x", 1000)}}
+	log := decisionlog.New(&acceptor{}, decisionlog.Options{WaitingBytes: 5000})
+	h := handler(config.DecisionLog{Record: config.RecordAll})
+	for range 10 {
+		log.Record(h, large, allow, 0)
+	}
+	assert.Equal(t, decisionlog.Stats{Waiting: 4, Crowded: 6}, log.Stats())
+	run(log)()
+	for range 4 {
+		log.Record(h, large, allow, 0)
+	}
+	assert.Equal(t, decisionlog.Stats{Waiting: 4, Crowded: 6, Recorded: 4}, log.Stats(), "the room comes back")
+}
+
 func TestBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &acceptor{}
@@ -235,6 +252,8 @@ func TestRefusals(t *testing.T) {
 	log.Record(h, request, allow, 0)
 	end()
 	assert.Equal(t, uint64(1), log.Stats().Refused, "a panic costs its records alone")
+	assert.NotEmpty(t, log.Record(h, nil, allow, 0), "a request that cannot be written costs its record alone")
+	assert.Equal(t, uint64(2), log.Stats().Refused)
 	assert.ErrorContains(t, errors.Join(complaints...), "panicked")
 }
 

@@ -54,6 +54,7 @@ var scenarios = []struct {
 	{"crowd", testCrowd},
 	{"reports", testReports},
 	{"report examples", testReportExamples},
+	{"decision log", testDecisionLog},
 	{"restart", testRestart},
 	{"large params", testLargeParams},
 	{"secrecy", testSecrecy},

@@ -313,3 +313,61 @@ func (raw) Unmarshal(data mem.BufferSlice, v any) error {
 	*v.(*[]byte) = data.Materialize()
 	return nil
 }
+
+// testDecisionLog checks that whoever is denied is told the id of a record, through the real Mixer, and that nothing hidden is in it.
+func testDecisionLog(t *testing.T, s *suite) {
+	out := t.TempDir()
+	main, second := filepath.Join(out, "main.jsonl"), filepath.Join(out, "second.jsonl")
+	tollgate := meshtest.Tollgate(t, mesh.TollgateOptions{Settings: fmt.Sprintf(
+		"evaluation_timeout: 5s\nreports: {directory: %q, default_sinks: [main], sinks: {main: {file: {path: %q}}, second: {file: {path: %q}}}}",
+		filepath.Join(out, "spool"), main, second)})
+	text := withRules(t, strings.ReplaceAll(readFile(t, "testdata/applied/decisions.yaml"), "tollgate:44225", tollgate.Addr))
+	t.Cleanup(func() { assert.NoError(t, s.mixer.Delete("decisions")) })
+	meshtest.Apply(t, s.mixer, "decisions", text)
+
+	attempt := []string{"x-custom-token", "planted-attempt", "x-user", "planted-user", "x-method", "GET"}
+	right := []string{"x-custom-token", "planted-key", "x-user", "bob", "x-method", "GET"}
+	s.expect(t, allowed, "/decisions", right...)
+	s.expect(t, allowed, "/decisions-http", right...)
+	told := map[string]string{}
+	v := s.expect(t, denied, "/decisions", attempt...)
+	id := regexp.MustCompile(`^decisions\.handler\.istio-system:not authorized \(decision ([a-z2-7]{16})\)$`).FindStringSubmatch(v.Message)
+	require.NotNil(t, id, v.Message)
+	told["decisions"] = id[1]
+
+	v = s.check(t, request("/decisions-http", attempt...))
+	require.NotNil(t, v.Direct, v)
+	assert.Equal(t, 401, v.Direct.Code)
+	for _, header := range v.ResponseHeaders {
+		if header.Name == "x-tollgate-decision-id" {
+			told["decisions-http"] = header.Value
+		}
+	}
+	require.Len(t, told["decisions-http"], 16, v.ResponseHeaders)
+	s.expect(t, allowed, "/decisions-all", "x-custom-token", "planted-key", "x-user", "bob", "x-method", "GET")
+
+	require.NoError(t, tollgate.Stop(t.Context()))
+	kept := map[string]map[string]any{}
+	for _, path := range []string{main, second} {
+		for _, line := range recordLines(t, path) {
+			assert.Equal(t, "decision", line["kind"])
+			handler := line["handler"].(string)
+			assert.Nil(t, kept[handler], "%s has more records than decisions that it keeps", handler)
+			assert.Equal(t, path == second, handler == "decisions", "the sink is the handler's, or the default one")
+			kept[handler] = line
+		}
+	}
+	for handler, id := range told {
+		require.NotNil(t, kept[handler], handler)
+		assert.Equal(t, id, kept[handler]["decision_id"])
+		assert.Equal(t, "deny", kept[handler]["outcome"])
+		assert.Equal(t, "request.instance.istio-system", kept[handler]["instance"])
+	}
+	assert.Equal(t, map[string]any{
+		"subject": map[string]any{"user": "***", "properties": map[string]any{"custom_token_header": "***"}}, "action": map[string]any{"method": "GET"},
+	}, kept["decisions"]["input"])
+	require.NotNil(t, kept["decisions-all"])
+	assert.Equal(t, "allow", kept["decisions-all"]["outcome"])
+	noneHolds(t, out, "planted-key")
+	noneHolds(t, out, "planted-attempt")
+}

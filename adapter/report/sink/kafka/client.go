@@ -21,8 +21,8 @@ const metadataMinAge = 500 * time.Millisecond
 
 // clientOptions say how the library works for us. What it does without being told: idempotent, acknowledged by all in-sync
 // replicas, no creation of topics, and retries that keep order and end only with the client, which an attempt's end closes. They are for
-// one client: the library writes into some of them.
-func clientOptions(o Options, logger *slog.Logger) ([]kgo.Opt, error) {
+// one client, as long as its life is: the library writes into some of them.
+func clientOptions(life context.Context, o Options, logger *slog.Logger) ([]kgo.Opt, error) {
 	codec, err := o.codec()
 	if err != nil {
 		return nil, err
@@ -35,7 +35,10 @@ func clientOptions(o Options, logger *slog.Logger) ([]kgo.Opt, error) {
 		kgo.SeedBrokers(o.Brokers...),
 		kgo.ClientID("tollgate"),
 		kgo.WithLogger(libraryLog{logger}),
-		kgo.Dialer(dialer(o.TLS)),
+		kgo.WithContext(life),
+		kgo.Dialer(func(ctx context.Context, network, address string) (net.Conn, error) {
+			return dial(ctx, o.TLS, network, address)
+		}),
 		kgo.DefaultProduceTopic(o.Topic),
 		kgo.ProducerBatchCompression(codec),
 		kgo.ProducerBatchMaxBytes(int32(size)),
@@ -52,29 +55,26 @@ func clientOptions(o Options, logger *slog.Logger) ([]kgo.Opt, error) {
 	return options, nil
 }
 
-// dialer connects with the TLS files as they are at that time.
-func dialer(security client.TLS) func(ctx context.Context, network, address string) (net.Conn, error) {
-	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		const timeout = 10 * time.Second
-		ctx, cancel := context.WithTimeout(ctx, timeout)
-		defer cancel()
-		if !security.Enabled {
-			return new(net.Dialer).DialContext(ctx, network, address)
-		}
-		to := security
-		if to.ServerName == "" {
-			host, _, err := net.SplitHostPort(address)
-			if err != nil {
-				return nil, err
-			}
-			to.ServerName = host
-		}
-		config, err := to.Config()
+// dial connects with the TLS files as they are at that time.
+func dial(ctx context.Context, security client.TLS, network, address string) (net.Conn, error) {
+	const timeout = 10 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	if !security.Enabled {
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}
+	if security.ServerName == "" {
+		host, _, err := net.SplitHostPort(address)
 		if err != nil {
 			return nil, err
 		}
-		return (&tls.Dialer{Config: config}).DialContext(ctx, network, address)
+		security.ServerName = host
 	}
+	config, err := security.Config()
+	if err != nil {
+		return nil, err
+	}
+	return (&tls.Dialer{Config: config}).DialContext(ctx, network, address)
 }
 
 // login reads user and password whenever a broker asks.

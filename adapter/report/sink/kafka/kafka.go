@@ -3,7 +3,6 @@ package kafka
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 
 	"github.com/tollgate-mesh/tollgate/adapter/report/record"
@@ -44,8 +43,9 @@ func (s *Sink) send(ctx context.Context, part []record.Record) error {
 	if err != nil {
 		return err
 	}
+	stop := context.AfterFunc(ctx, p.abort)
 	healthy, err := p.produce(ctx, part)
-	if !healthy {
+	if aborted := !stop(); aborted || !healthy {
 		p.close()
 		return err
 	}
@@ -57,22 +57,13 @@ func (s *Sink) send(ctx context.Context, part []record.Record) error {
 	return err
 }
 
-// take returns an idle producer, or a new one once a broker has answered it: whoever cannot reach or convince any says at once why.
 func (s *Sink) take(ctx context.Context) (*producer, error) {
 	select {
 	case p := <-s.idle:
 		return p, nil
 	default:
+		return newProducer(ctx, s.options, s.logger)
 	}
-	p, err := newProducer(s.options, s.logger)
-	if err != nil {
-		return nil, err
-	}
-	if err = p.client.Ping(ctx); err != nil {
-		p.close()
-		return nil, fmt.Errorf("no broker answers; check brokers, tls and sasl: %w", err)
-	}
-	return p, nil
 }
 
 // Close ends all connections.

@@ -65,7 +65,7 @@ func TestValidate(t *testing.T) {
 			if c.want == "" {
 				require.NoError(t, err)
 				require.NoError(t, newErr)
-				p, err := newProducer(sink.options, sink.logger)
+				p, err := newProducer(t.Context(), sink.options, sink.logger)
 				require.NoError(t, err, "the library takes it too")
 				p.close()
 				return
@@ -263,6 +263,8 @@ func TestHang(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- sink.Deliver(ctx, everyKind()) }()
 	conn := <-arrived
+	_, err = conn.Read(make([]byte, 1)) // it has asked, and waits for the answer
+	require.NoError(t, err)
 	cancel()
 	require.ErrorIs(t, <-done, context.Canceled)
 	conn.Close()

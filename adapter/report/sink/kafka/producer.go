@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,27 +19,43 @@ import (
 // to know nothing about what the old one left open, such as a producer id that the brokers no longer accept.
 type producer struct {
 	client   *kgo.Client
+	abort    context.CancelFunc
+	welcome  bool // a broker has answered
 	messages messages
 }
 
-func newProducer(o Options, logger *slog.Logger) (*producer, error) {
-	options, err := clientOptions(o, logger)
+// newProducer returns one that lives on after ctx.
+func newProducer(ctx context.Context, o Options, logger *slog.Logger) (*producer, error) {
+	life, abort := context.WithCancel(context.WithoutCancel(ctx))
+	options, err := clientOptions(life, o, logger)
 	if err != nil {
+		abort()
 		return nil, err
 	}
 	c, err := kgo.NewClient(options...)
 	if err != nil {
+		abort()
 		return nil, err
 	}
-	return &producer{client: c, messages: messages{key: o.Key}}, nil
+	return &producer{client: c, abort: abort, messages: messages{key: o.Key}}, nil
 }
 
-// close drops what is buffered and ends the connections.
-func (p *producer) close() { p.client.Close() }
+// close drops what is buffered and ends the connections, at once.
+func (p *producer) close() {
+	p.abort()
+	p.client.Close()
+}
 
 // produce returns when each record is acknowledged or has failed, or ctx is done. A producer that is not healthy may still be at work.
 // The error is as client.Parts wants it.
 func (p *producer) produce(ctx context.Context, part []record.Record) (healthy bool, err error) {
+	if !p.welcome {
+		// Who cannot reach or convince any broker says at once why, instead of trying for as long as the attempt lasts.
+		if err = p.client.Ping(ctx); err != nil {
+			return false, fmt.Errorf("no broker answers; check brokers, tls and sasl: %w", cmp.Or(ctx.Err(), err))
+		}
+		p.welcome = true
+	}
 	p.messages.build(part)
 	results := newResults(len(part))
 	for i, cause := range p.messages.failed {
@@ -46,7 +63,7 @@ func (p *producer) produce(ctx context.Context, part []record.Record) (healthy b
 			results.set(i, &refusal{cause})
 			continue
 		}
-		// Not with ctx, which would have the library decide what may be given up. Closing it drops all.
+		// Not with ctx, with which the library would decide what may be given up.
 		p.client.Produce(context.WithoutCancel(ctx), &p.messages.records[i], func(_ *kgo.Record, err error) { results.set(i, err) })
 	}
 	if err = p.client.Flush(ctx); err != nil {
