@@ -43,7 +43,7 @@ func openPipeline(ctx context.Context, s settings.Reports, output io.Writer, log
 	for _, name := range slices.Sorted(maps.Keys(s.Sinks)) {
 		lane, err := openLane(ctx, s, name, output, logger)
 		if err != nil {
-			return fail(fmt.Errorf("reports.sinks.%s: %w", name, err))
+			return fail(err)
 		}
 		lanes = append(lanes, lane)
 		sinks[name] = lane.Sink
@@ -59,20 +59,28 @@ func openPipeline(ctx context.Context, s settings.Reports, output io.Writer, log
 func openLane(ctx context.Context, s settings.Reports, name string, output io.Writer, logger *slog.Logger) (lane report.Lane, err error) {
 	lane = report.Lane{Name: name, Batching: batching(s.Sinks[name].Batch)}
 	if lane.Sink, err = openSink(s, name, output, logger); err != nil {
-		return report.Lane{}, err
+		return report.Lane{}, withPath("reports.sinks."+name+".", err)
 	}
 	if lane.DeadLetters, err = openDeadLetters(s, name, logger); err != nil {
-		return report.Lane{}, errors.Join(err, lane.Sink.Close(ctx))
+		return report.Lane{}, errors.Join(fmt.Errorf("reports.sinks.%s: %w", name, err), lane.Sink.Close(ctx))
 	}
 	if lane.Queue, err = openQueue(s, name); err != nil {
-		return report.Lane{}, errors.Join(err, lane.Sink.Close(ctx), lane.DeadLetters.Close())
+		return report.Lane{}, errors.Join(fmt.Errorf("reports.sinks.%s: %w", name, err), lane.Sink.Close(ctx), lane.DeadLetters.Close())
 	}
 	return lane, nil
 }
 
 // OpenSink opens one sink of the settings, for whoever delivers without serving. Standard output is the process's.
 func OpenSink(s settings.Settings, name string, logger *slog.Logger) (report.Sink, error) {
-	return openSink(s.Reports.WithDefaults(), name, os.Stdout, logger)
+	reports := s.Reports.WithDefaults()
+	if _, ok := reports.Sinks[name]; !ok {
+		return nil, fmt.Errorf("there is no sink %q; use one of %q", name, slices.Sorted(maps.Keys(reports.Sinks)))
+	}
+	sink, err := openSink(reports, name, os.Stdout, logger)
+	if err != nil {
+		return nil, withPath("reports.sinks."+name+".", err)
+	}
+	return sink, nil
 }
 
 // Batching returns how a sink's records are put together.
@@ -80,26 +88,31 @@ func Batching(s settings.Settings, name string) report.Batching {
 	return batching(s.Reports.WithDefaults().Sinks[name].Batch)
 }
 
+// openSink opens a sink. Its problems begin with the key of the sink's kind.
 func openSink(s settings.Reports, name string, output io.Writer, logger *slog.Logger) (report.Sink, error) {
-	sink, ok := s.Sinks[name]
+	sink := s.Sinks[name]
 	logger = logger.With("sink", name)
+	var opened report.Sink
+	var kind string
+	var err error
 	switch {
-	case !ok:
-		return nil, fmt.Errorf("there is no sink %q; use one of %q", name, slices.Sorted(maps.Keys(s.Sinks)))
 	case sink.Stdout != nil:
-		return stdout.New(output), nil
+		opened = stdout.New(output)
 	case sink.File != nil:
 		f := sink.File
-		return file.New(f.Path, jsonlines.Rotation{Megabytes: f.Megabytes, Every: f.Every, KeepDays: f.KeepDays, KeepFiles: f.KeepFiles})
+		kind = "file"
+		opened, err = file.New(f.Path, jsonlines.Rotation{Megabytes: f.Megabytes, Every: f.Every, KeepDays: f.KeepDays, KeepFiles: f.KeepFiles})
 	case sink.OTLP != nil:
 		o := sink.OTLP
-		return otlp.New(otlp.Options{
+		kind = "otlp"
+		opened, err = otlp.New(otlp.Options{
 			Endpoint: o.Endpoint, Protocol: o.Protocol, Headers: o.Headers, Credential: client.Credential(o.Credential),
 			CredentialHeader: o.CredentialHeader, TLS: client.TLS(o.TLS), Compression: o.Compression, Resource: o.Resource,
 		}, logger)
 	case sink.Kafka != nil:
 		k := sink.Kafka
-		return kafka.New(kafka.Options{
+		kind = "kafka"
+		opened, err = kafka.New(kafka.Options{
 			Brokers: k.Brokers, Topic: k.Topic, TLS: client.TLS(k.TLS), Compression: k.Compression, Key: kafka.Key(k.Key), MaxMessageBytes: k.MaxMessageBytes,
 			SASL: kafka.SASL{
 				Mechanism: k.SASL.Mechanism, User: client.Credential(k.SASL.User), Password: client.Credential(k.SASL.Password),
@@ -107,15 +120,35 @@ func openSink(s settings.Reports, name string, output io.Writer, logger *slog.Lo
 		}, logger)
 	case sink.HTTP != nil:
 		h := sink.HTTP
-		return httpsink.New(httpsink.Options{
+		kind = "http"
+		opened, err = httpsink.New(httpsink.Options{
 			URL: h.URL, Method: h.Method, Headers: h.Headers, Credential: client.Credential(h.Credential),
 			CredentialHeader: h.CredentialHeader, TLS: client.TLS(h.TLS), Compression: h.Compression,
 		}, logger)
 	case sink.Prometheus != nil:
 		p := sink.Prometheus
-		return promsink.New(promsink.Options{Namespace: p.Namespace, MaxSeries: p.MaxSeries, IdleExpiry: p.IdleExpiry}, logger)
+		kind = "prometheus"
+		opened, err = promsink.New(promsink.Options{Namespace: p.Namespace, MaxSeries: p.MaxSeries, IdleExpiry: p.IdleExpiry}, logger)
+	default: // settings that were validated have no such sink
+		return nil, errors.New("kind is missing")
 	}
-	return nil, errors.New("the sink is of no kind") // settings that were validated have none
+	if err != nil {
+		return nil, withPath(kind+".", err)
+	}
+	return opened, nil
+}
+
+// withPath puts the path of a section before each problem that was found in it, which begins with a key.
+func withPath(path string, err error) error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return fmt.Errorf("%s%w", path, err)
+	}
+	var problems []error
+	for _, problem := range joined.Unwrap() {
+		problems = append(problems, withPath(path, problem))
+	}
+	return errors.Join(problems...)
 }
 
 func openDeadLetters(s settings.Reports, name string, logger *slog.Logger) (report.DeadLetters, error) {

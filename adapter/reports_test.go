@@ -267,3 +267,55 @@ func TestNothingHiddenIsInTheSpool(t *testing.T) {
 	}))
 	assert.Contains(t, slices.Collect(maps.Values(files)), true, "the records are there")
 }
+
+// What only a sink itself can tell about its settings ends the start too, with the key, and leaves nothing open.
+func TestSinksRefuseTheirSettings(t *testing.T) {
+	directory := t.TempDir()
+	for name, c := range map[string]struct {
+		sink    settings.Sink
+		problem string
+	}{
+		"otlp":       {settings.Sink{OTLP: &settings.OTLPSink{Protocol: "smoke"}}, `protocol is "smoke"; use "grpc" or "http"`},
+		"kafka":      {settings.Sink{Kafka: &settings.KafkaSink{}}, "brokers is empty; name at least one as host:port"},
+		"http":       {settings.Sink{HTTP: &settings.HTTPSink{}}, "url "},
+		"prometheus": {settings.Sink{Prometheus: &settings.PrometheusSink{MaxSeries: 1}}, "max_series is 1; use 100 to 1000000"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := settings.Default()
+			s.Listen, s.Admin = "127.0.0.1:0", ""
+			s.Reports = settings.Reports{
+				Directory: directory, DefaultSinks: []string{"good"},
+				Sinks: map[string]settings.Sink{"good": {Stdout: &settings.StdoutSink{}}, "z-bad": c.sink},
+			}
+			require.NoError(t, s.Validate())
+			logger, err := observe.NewLogger(&lockedBuffer{}, "info", "json")
+			require.NoError(t, err)
+			_, err = New(t.Context(), s, "test", logger)
+			require.Error(t, err)
+			for line := range strings.Lines(err.Error()) {
+				assert.Regexp(t, `^reports\.sinks\.z-bad\.`+name+`\.`, line)
+			}
+			assert.ErrorContains(t, err, "."+c.problem)
+		})
+	}
+}
+
+// Series that a sink keeps have a page of their own.
+func TestSeriesAreServed(t *testing.T) {
+	s := start(t, func(s *settings.Settings) {
+		s.Reports.Sinks = map[string]settings.Sink{"series": {Prometheus: &settings.PrometheusSink{Namespace: "mesh"}, Batch: settings.Batch{Wait: time.Millisecond}}}
+	})
+	call := mixertest.Metrics(mixertest.Params(&configpb.Params{Name: "a"}), "requests.instance.ns", 3)
+	require.NoError(t, mixertest.SendReport(t.Context(), s.connection, mixertest.MetricMethod, call))
+	s.report(t, &configpb.Params{Name: "a"}, map[string]string{"n": "1"})
+	require.Eventually(t, func() bool {
+		code, body := s.get(t, "/metrics/series")
+		return code == 200 && strings.Contains(body, "\nmesh_requests_total 3\n")
+	}, patience, time.Millisecond)
+	require.Eventually(t, func() bool {
+		_, body := s.get(t, "/metrics")
+		return strings.Contains(body, `tollgate_report_filtered_total{sink="series"} 1`) && strings.Contains(body, `tollgate_report_series{sink="series"} 1`)
+	}, patience, time.Millisecond)
+	code, _ := s.get(t, "/metrics/other")
+	assert.Equal(t, 404, code)
+}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tollgate-mesh/tollgate/config"
 	"github.com/tollgate-mesh/tollgate/template/logentry"
+	"github.com/tollgate-mesh/tollgate/template/metric"
 )
 
 // LogEntryMethod is the logentry template's one method.
@@ -45,4 +46,20 @@ func SendReport(ctx context.Context, connection grpc.ClientConnInterface, method
 		return err
 	}
 	return (&v1beta1.ReportResult{}).Unmarshal(reply)
+}
+
+// MetricMethod is the metric template's one method.
+const MetricMethod = "/metric.HandleMetricService/HandleMetric"
+
+// Metrics is the bytes of a call that reports one metric instance without dimensions to a handler.
+func Metrics(params []byte, instance string, value int64) []byte {
+	request := &metric.HandleMetricRequest{
+		Instances:     []*metric.InstanceMsg{{Name: instance, Value: &policyv1beta1.Value{Value: &policyv1beta1.Value_Int64Value{Int64Value: value}}}},
+		AdapterConfig: &types.Any{TypeUrl: config.TypeURL, Value: params},
+	}
+	encoded, err := request.Marshal()
+	if err != nil {
+		panic(err)
+	}
+	return encoded
 }
