@@ -175,6 +175,7 @@ func serveBench(kind string) {
 		if err != nil {
 			panic(err)
 		}
+		TuneMemory(logger)
 		a, err := New(ctx, s, "bench", logger)
 		if err != nil {
 			panic(err)

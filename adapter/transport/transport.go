@@ -45,7 +45,10 @@ func loopback(address string) bool {
 // NewServer makes a gRPC server that receives messages of at most maxMessageBytes and survives panics of its services.
 func NewServer(codec encoding.CodecV2, maxMessageBytes int, logger *slog.Logger) *grpc.Server {
 	r := recovery{logger}
+	// Goroutines that stay keep the stacks that they have grown. More calls than these get one of their own.
+	const streamWorkers = 64
 	return grpc.NewServer(
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.ForceServerCodecV2(codec),
 		grpc.MaxRecvMsgSize(maxMessageBytes),
 		grpc.ChainUnaryInterceptor(r.unary),

@@ -52,6 +52,7 @@ func serveCommand() *cobra.Command {
 				return err
 			}
 			logger.Info("starting", "version", versionText(), "settings", file)
+			adapter.TuneMemory(logger)
 			service, err := adapter.New(command.Context(), s, versionText(), logger)
 			if err != nil {
 				return err
