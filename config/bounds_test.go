@@ -51,6 +51,20 @@ func TestBounds(t *testing.T) {
 		}
 		return p
 	}
+	token := func(change func(*configpb.JwtCheck)) *configpb.Params {
+		check := &configpb.JwtCheck{SubjectProperty: proto.String("a"), Keys: "k", Issuers: []string{"i"}, Audiences: []string{"a"}}
+		change(check)
+		return &configpb.Params{Jwt: []*configpb.JwtCheck{check}}
+	}
+	tokenChecks := func(n int) *configpb.Params {
+		return &configpb.Params{Jwt: slices.Repeat(token(func(*configpb.JwtCheck) {}).GetJwt(), n)}
+	}
+	claim := func(n int, rule *configpb.ClaimRule) *configpb.Params {
+		if rule.GetPath() == "" {
+			rule.Path = "a"
+		}
+		return token(func(c *configpb.JwtCheck) { c.Claims = slices.Repeat([]*configpb.ClaimRule{rule}, n) })
+	}
 	responseHeaders := func(n int) *configpb.Params {
 		headers := map[string]string{}
 		for i := range n {
@@ -153,6 +167,61 @@ func TestBounds(t *testing.T) {
 			response(&configpb.HttpResponse{Headers: map[string]string{"x-a": strings.Repeat("v", config.MaxHeaderValueBytes)}}),
 			response(&configpb.HttpResponse{Headers: map[string]string{"x-a": strings.Repeat("v", config.MaxHeaderValueBytes+1)}}),
 			`denial.http.headers["x-a"]: has a value of 8193 bytes; use at most 8192`,
+		},
+		"token checks": {tokenChecks(16), tokenChecks(17), "jwt: has 17 checks; use at most 16"},
+		"issuers": {
+			token(func(c *configpb.JwtCheck) { c.Issuers = slices.Repeat([]string{"i"}, 64) }),
+			token(func(c *configpb.JwtCheck) { c.Issuers = slices.Repeat([]string{"i"}, 65) }),
+			"jwt[0].issuers: has 65 names; use at most 64",
+		},
+		"audience": {
+			token(func(c *configpb.JwtCheck) { c.Audiences = []string{strings.Repeat("a", 1024)} }),
+			token(func(c *configpb.JwtCheck) { c.Audiences = []string{strings.Repeat("a", 1025)} }),
+			"jwt[0].audiences[0]: has 1025 bytes; use at most 1024",
+		},
+		"algorithms": {
+			token(func(c *configpb.JwtCheck) {
+				c.Algorithms = slices.Concat(config.SignatureAlgorithms(false), config.SignatureAlgorithms(true))
+			}),
+			token(func(c *configpb.JwtCheck) { c.Algorithms = slices.Repeat([]string{"RS256"}, 14) }),
+			"jwt[0].algorithms: has 14 names, more than there are algorithms; name each once",
+		},
+		"leeway": {
+			token(func(c *configpb.JwtCheck) { c.Leeway = durationpb.New(5 * time.Minute) }),
+			token(func(c *configpb.JwtCheck) { c.Leeway = durationpb.New(-1) }),
+			"jwt[0].leeway: is -1ns; use 0s to 5m0s",
+		},
+		"max_age": {
+			token(func(c *configpb.JwtCheck) { c.MaxAge = durationpb.New(8760 * time.Hour) }),
+			token(func(c *configpb.JwtCheck) { c.MaxAge = durationpb.New(8760*time.Hour + 1) }),
+			"jwt[0].max_age: is 8760h0m0.000000001s; use 1s to 8760h0m0s",
+		},
+		"claims": {
+			claim(64, &configpb.ClaimRule{Equals: proto.String("x")}), claim(65, &configpb.ClaimRule{Equals: proto.String("x")}),
+			"jwt[0].claims: has 65 rules; use at most 64",
+		},
+		"one_of": {
+			claim(1, &configpb.ClaimRule{OneOf: slices.Repeat([]string{"x"}, 1000)}), claim(1, &configpb.ClaimRule{OneOf: slices.Repeat([]string{"x"}, 1001)}),
+			"jwt[0].claims[0].one_of: has 1001 values; use at most 1000",
+		},
+		"pattern": {
+			claim(1, &configpb.ClaimRule{Pattern: proto.String(strings.Repeat("x", 1024))}),
+			claim(1, &configpb.ClaimRule{Pattern: proto.String(strings.Repeat("x", 1025))}),
+			"jwt[0].claims[0].pattern: has 1025 bytes; use at most 1024",
+		},
+		"path": {
+			claim(1, &configpb.ClaimRule{Path: strings.Repeat("x", 1024), Equals: proto.String("x")}),
+			claim(1, &configpb.ClaimRule{Path: strings.Repeat("x", 1025), Equals: proto.String("x")}),
+			"jwt[0].claims[0].path: has 1025 bytes; use at most 1024",
+		},
+		"realm": {
+			token(func(c *configpb.JwtCheck) {
+				c.WwwAuthenticate = &configpb.WwwAuthenticate{Realm: strings.Repeat("r", 256)}
+			}),
+			token(func(c *configpb.JwtCheck) {
+				c.WwwAuthenticate = &configpb.WwwAuthenticate{Realm: strings.Repeat("r", 257)}
+			}),
+			"jwt[0].www_authenticate.realm: has 257 bytes; use at most 256",
 		},
 		"duration whose parts disagree": {
 			timeout(&durationpb.Duration{Seconds: 1, Nanos: 1}), timeout(&durationpb.Duration{Seconds: 1, Nanos: -1}),

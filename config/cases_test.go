@@ -133,6 +133,9 @@ func render(h *config.Handler) string {
 		}
 		line("%s", text)
 	}
+	for _, check := range h.JWT {
+		line("jwt %s: %s, keys %s, from %q%s", check.Name, check.Property, check.Keys, check.Issuers, renderJWT(check))
+	}
 	if h.Rego != nil {
 		text := fmt.Sprintf("rego v%d %s, %d module", h.Rego.Version, h.Rego.Decision, len(h.Rego.Modules))
 		if len(h.Rego.Modules) != 1 {
@@ -174,6 +177,20 @@ func render(h *config.Handler) string {
 			part("one in", d.SampleOneIn)+part("to", d.Sinks)+part("drop", d.Drop)+part("mask", d.Mask))
 	}
 	return b.String()
+}
+
+func renderJWT(check config.JWTCheck) string {
+	text := part("for", check.Audiences) + part("algorithms", check.Algorithms) + part("without expiry", check.AllowNoExpiry) + part("max age", check.MaxAge)
+	if check.Leeway != config.DefaultLeeway {
+		text += fmt.Sprintf(", leeway %s", check.Leeway)
+	}
+	for _, rule := range check.Claims {
+		text += fmt.Sprintf(", claim %q%s%s%s", rule.Path, part("of", rule.Values), part("like", rule.Pattern), part("with", rule.Contains))
+	}
+	if check.Realm != config.DefaultRealm {
+		text += fmt.Sprintf(", realm %q", check.Realm)
+	}
+	return text
 }
 
 func renderReport(r config.Report) string {

@@ -73,6 +73,21 @@ func requireInvariants(t *testing.T, params []byte) {
 		require.NotEmpty(t, check.Property.Name)
 		require.Positive(t, len(check.Digests)+len(check.Secrets))
 	}
+	for _, check := range handler.JWT {
+		require.NotEmpty(t, check.Name)
+		require.NotEmpty(t, check.Property.Name)
+		require.NotEmpty(t, check.Keys)
+		require.NotEmpty(t, check.Issuers)
+		require.NotContains(t, check.Algorithms, "none")
+		require.GreaterOrEqual(t, check.Leeway, time.Duration(0))
+		require.NotContains(t, check.Realm, "\n")
+		for _, rule := range check.Claims {
+			require.NotEmpty(t, rule.Path)
+			require.True(t, len(rule.Values) > 0 || rule.Pattern != "" || rule.Contains != "")
+			_, err := config.CompileClaimPattern(rule.Pattern)
+			require.NoError(t, err)
+		}
+	}
 	if handler.Rego != nil {
 		require.NotEmpty(t, handler.Rego.Modules)
 		require.NotEmpty(t, handler.Rego.Decision)

@@ -171,6 +171,8 @@ type Handler struct {
 	Require Require
 	// Headers are the property checks, auth_key's first.
 	Headers []HeaderCheck
+	// JWT are the token checks. Rego policies see the claims of the first.
+	JWT []JWTCheck
 	// Rego is nil where there is no policy.
 	Rego *RegoPolicy
 	// Modes are the failure modes. They are closed throughout where the failure section has a problem.
@@ -190,4 +192,4 @@ type Handler struct {
 }
 
 // HasChecks reports whether anything is configured that could deny.
-func (h *Handler) HasChecks() bool { return len(h.Headers) > 0 || h.Rego != nil }
+func (h *Handler) HasChecks() bool { return len(h.Headers) > 0 || len(h.JWT) > 0 || h.Rego != nil }

@@ -91,6 +91,7 @@ func validate(problems *Problems, params *configpb.Params) *Handler {
 		handler.Require = Any
 	}
 	handler.Headers = headers(problems, params)
+	handler.JWT = jwtChecks(problems, params.GetJwt())
 	handler.Rego = regoPolicy(problems, params)
 	handler.Modes = modes(problems, params)
 	handler.Allow, handler.Deny = lifetimes(problems, params.GetLifetimes())
@@ -142,23 +143,7 @@ func headers(problems *Problems, params *configpb.Params) []HeaderCheck {
 }
 
 func headerCheck(problems *Problems, field string, header *configpb.HeaderCheck) HeaderCheck {
-	check := HeaderCheck{}
-	switch {
-	case header.SubjectProperty != nil && header.ActionProperty != nil:
-		problems.add(field, "has both subject_property and action_property; keep the one to compare and use a second check for the other")
-	case header.SubjectProperty == nil && header.ActionProperty == nil:
-		problems.add(field, "names no property; set subject_property or action_property")
-	case header.SubjectProperty != nil:
-		check.Property = Property{Name: header.GetSubjectProperty()}
-		if check.Property.Name == "" {
-			problems.add(field+".subject_property", "is empty; name a property of the instance's subject")
-		}
-	default:
-		check.Property = Property{Action: true, Name: header.GetActionProperty()}
-		if check.Property.Name == "" {
-			problems.add(field+".action_property", "is empty; name a property of the instance's action")
-		}
-	}
+	check := HeaderCheck{Property: property(problems, field, header.SubjectProperty, header.ActionProperty)}
 	check.Name = name(problems, field+".name", header.GetName(), label(check.Property.Name))
 
 	expected := len(header.GetValues()) + len(header.GetSha256()) + len(header.GetSecrets())
@@ -194,6 +179,27 @@ func headerCheck(problems *Problems, field string, header *configpb.HeaderCheck)
 		check.Secrets = append(check.Secrets, secret)
 	}
 	return check
+}
+
+// property returns the one of the two that is set.
+func property(problems *Problems, field string, subject, action *string) Property {
+	switch {
+	case subject != nil && action != nil:
+		problems.add(field, "has both subject_property and action_property; keep the one to compare and use a second check for the other")
+	case subject == nil && action == nil:
+		problems.add(field, "names no property; set subject_property or action_property")
+	case subject != nil:
+		if *subject == "" {
+			problems.add(field+".subject_property", "is empty; name a property of the instance's subject")
+		}
+		return Property{Name: *subject}
+	default:
+		if *action == "" {
+			problems.add(field+".action_property", "is empty; name a property of the instance's action")
+		}
+		return Property{Action: true, Name: *action}
+	}
+	return Property{}
 }
 
 // label makes a property's name fit for a metric label.

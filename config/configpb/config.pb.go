@@ -186,7 +186,7 @@ func (x Failure_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Failure_Mode.Descriptor instead.
 func (Failure_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{2, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{5, 0}
 }
 
 // Status codes that a denial may carry, numbered as in google.rpc.Code. INTERNAL is not among them: a proxy may turn it into an allow.
@@ -255,7 +255,7 @@ func (x Denial_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Denial_Code.Descriptor instead.
 func (Denial_Code) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{5, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{8, 0}
 }
 
 // How grave something is, numbered as in OpenTelemetry.
@@ -324,7 +324,7 @@ func (x SeverityRule_Severity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SeverityRule_Severity.Descriptor instead.
 func (SeverityRule_Severity) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{8, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{11, 0}
 }
 
 // What becomes of the values.
@@ -381,7 +381,7 @@ func (x MetricRule_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MetricRule_Kind.Descriptor instead.
 func (MetricRule_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{9, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{12, 0}
 }
 
 // Which decisions are recorded.
@@ -442,7 +442,7 @@ func (x DecisionLog_Record) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DecisionLog_Record.Descriptor instead.
 func (DecisionLog_Record) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{10, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{13, 0}
 }
 
 // Params configures one handler. A check that reaches a handler without any check is a configuration failure, never an allow.
@@ -478,7 +478,9 @@ type Params struct {
 	// What becomes of what is reported to this handler. A handler for reports alone needs no check.
 	Report *Report `protobuf:"bytes,13,opt,name=report,proto3" json:"report,omitempty"`
 	// Which decisions of this handler are recorded.
-	DecisionLog   *DecisionLog `protobuf:"bytes,14,opt,name=decision_log,json=decisionLog,proto3" json:"decision_log,omitempty"`
+	DecisionLog *DecisionLog `protobuf:"bytes,14,opt,name=decision_log,json=decisionLog,proto3" json:"decision_log,omitempty"`
+	// Checks that verify a JSON Web Token. They run before `policy`, which sees the claims of the first one as input.token.
+	Jwt           []*JwtCheck `protobuf:"bytes,15,rep,name=jwt,proto3" json:"jwt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -611,6 +613,13 @@ func (x *Params) GetDecisionLog() *DecisionLog {
 	return nil
 }
 
+func (x *Params) GetJwt() []*JwtCheck {
+	if x != nil {
+		return x.Jwt
+	}
+	return nil
+}
+
 // HeaderCheck passes when the named property equals one of the expected values. Expected values come from any of `values`,
 // `sha256` and `secrets`; at least one is needed. Values are compared in constant time.
 type HeaderCheck struct {
@@ -703,6 +712,301 @@ func (x *HeaderCheck) GetSecrets() []string {
 	return nil
 }
 
+// JwtCheck passes when a property is a JSON Web Token that one of the key set's keys signed, that holds now, and that is from one
+// of the issuers and for one of the audiences. It must be a JWS in compact form of at most 16 KiB, alone or after "Bearer".
+type JwtCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The check's name in logs, as jwt/<name>; by default the property's, in lower case and with '_' for other characters.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The property of the instance's subject that has the token. Exactly one of subject_property and action_property.
+	SubjectProperty *string `protobuf:"bytes,2,opt,name=subject_property,json=subjectProperty,proto3,oneof" json:"subject_property,omitempty"`
+	// The property of the instance's action that has the token.
+	ActionProperty *string `protobuf:"bytes,3,opt,name=action_property,json=actionProperty,proto3,oneof" json:"action_property,omitempty"`
+	// The name of a key set that the adapter's settings define.
+	Keys string `protobuf:"bytes,4,opt,name=keys,proto3" json:"keys,omitempty"`
+	// Whom tokens may be from: values of the claim iss. At least one.
+	Issuers []string `protobuf:"bytes,5,rep,name=issuers,proto3" json:"issuers,omitempty"`
+	// Whom tokens may be for: the claim aud must have one of these. At least one, unless any_audience.
+	Audiences []string `protobuf:"bytes,6,rep,name=audiences,proto3" json:"audiences,omitempty"`
+	// Takes tokens for whomever, those without the claim aud as well. Not together with audiences.
+	AnyAudience bool `protobuf:"varint,7,opt,name=any_audience,json=anyAudience,proto3" json:"any_audience,omitempty"`
+	// The signature algorithms that are taken, of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512 and EdDSA; by
+	// default all of them. With a key set that the settings call symmetric, of HS256, HS384 and HS512. Never none.
+	Algorithms []string `protobuf:"bytes,8,rep,name=algorithms,proto3" json:"algorithms,omitempty"`
+	// How far the clocks of issuers may differ, 0s to 5m; 30s unless it says otherwise.
+	Leeway *durationpb.Duration `protobuf:"bytes,9,opt,name=leeway,proto3" json:"leeway,omitempty"`
+	// Whether a token must say when it ends, in the claim exp; true unless it says otherwise.
+	RequireExpiry *bool `protobuf:"varint,10,opt,name=require_expiry,json=requireExpiry,proto3,oneof" json:"require_expiry,omitempty"`
+	// How long after the claim iat a token is taken, 1s to 8760h. Without it iat does not count.
+	MaxAge *durationpb.Duration `protobuf:"bytes,11,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
+	// What further claims must be. All must hold.
+	Claims []*ClaimRule `protobuf:"bytes,12,rep,name=claims,proto3" json:"claims,omitempty"`
+	// The header that tells a denied caller how to authenticate.
+	WwwAuthenticate *WwwAuthenticate `protobuf:"bytes,13,opt,name=www_authenticate,json=wwwAuthenticate,proto3" json:"www_authenticate,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *JwtCheck) Reset() {
+	*x = JwtCheck{}
+	mi := &file_tollgate_config_config_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JwtCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JwtCheck) ProtoMessage() {}
+
+func (x *JwtCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_config_config_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JwtCheck.ProtoReflect.Descriptor instead.
+func (*JwtCheck) Descriptor() ([]byte, []int) {
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *JwtCheck) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *JwtCheck) GetSubjectProperty() string {
+	if x != nil && x.SubjectProperty != nil {
+		return *x.SubjectProperty
+	}
+	return ""
+}
+
+func (x *JwtCheck) GetActionProperty() string {
+	if x != nil && x.ActionProperty != nil {
+		return *x.ActionProperty
+	}
+	return ""
+}
+
+func (x *JwtCheck) GetKeys() string {
+	if x != nil {
+		return x.Keys
+	}
+	return ""
+}
+
+func (x *JwtCheck) GetIssuers() []string {
+	if x != nil {
+		return x.Issuers
+	}
+	return nil
+}
+
+func (x *JwtCheck) GetAudiences() []string {
+	if x != nil {
+		return x.Audiences
+	}
+	return nil
+}
+
+func (x *JwtCheck) GetAnyAudience() bool {
+	if x != nil {
+		return x.AnyAudience
+	}
+	return false
+}
+
+func (x *JwtCheck) GetAlgorithms() []string {
+	if x != nil {
+		return x.Algorithms
+	}
+	return nil
+}
+
+func (x *JwtCheck) GetLeeway() *durationpb.Duration {
+	if x != nil {
+		return x.Leeway
+	}
+	return nil
+}
+
+func (x *JwtCheck) GetRequireExpiry() bool {
+	if x != nil && x.RequireExpiry != nil {
+		return *x.RequireExpiry
+	}
+	return false
+}
+
+func (x *JwtCheck) GetMaxAge() *durationpb.Duration {
+	if x != nil {
+		return x.MaxAge
+	}
+	return nil
+}
+
+func (x *JwtCheck) GetClaims() []*ClaimRule {
+	if x != nil {
+		return x.Claims
+	}
+	return nil
+}
+
+func (x *JwtCheck) GetWwwAuthenticate() *WwwAuthenticate {
+	if x != nil {
+		return x.WwwAuthenticate
+	}
+	return nil
+}
+
+// ClaimRule says what one claim must be. Exactly one of equals, one_of, pattern and contains. A number or a bool is compared as
+// the token writes it.
+type ClaimRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The claim, such as realm_access.roles: each dot leads into an object. A dot that belongs to a name is written '\.'.
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// The value it must have.
+	Equals *string `protobuf:"bytes,2,opt,name=equals,proto3,oneof" json:"equals,omitempty"`
+	// The values of which it must have one.
+	OneOf []string `protobuf:"bytes,3,rep,name=one_of,json=oneOf,proto3" json:"one_of,omitempty"`
+	// A regular expression in RE2's syntax that the whole value must match.
+	Pattern *string `protobuf:"bytes,4,opt,name=pattern,proto3,oneof" json:"pattern,omitempty"`
+	// A value that must be among those of an array.
+	Contains      *string `protobuf:"bytes,5,opt,name=contains,proto3,oneof" json:"contains,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClaimRule) Reset() {
+	*x = ClaimRule{}
+	mi := &file_tollgate_config_config_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClaimRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClaimRule) ProtoMessage() {}
+
+func (x *ClaimRule) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_config_config_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClaimRule.ProtoReflect.Descriptor instead.
+func (*ClaimRule) Descriptor() ([]byte, []int) {
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ClaimRule) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *ClaimRule) GetEquals() string {
+	if x != nil && x.Equals != nil {
+		return *x.Equals
+	}
+	return ""
+}
+
+func (x *ClaimRule) GetOneOf() []string {
+	if x != nil {
+		return x.OneOf
+	}
+	return nil
+}
+
+func (x *ClaimRule) GetPattern() string {
+	if x != nil && x.Pattern != nil {
+		return *x.Pattern
+	}
+	return ""
+}
+
+func (x *ClaimRule) GetContains() string {
+	if x != nil && x.Contains != nil {
+		return *x.Contains
+	}
+	return ""
+}
+
+// WwwAuthenticate is the header of that name, as RFC 6750 has it. With it a denial is UNAUTHENTICATED and HTTP 401, whatever the
+// handler's `denial` says of the code.
+type WwwAuthenticate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the caller is to authenticate for; "tollgate" unless it says otherwise. Printable ASCII without '"' and '\'.
+	Realm string `protobuf:"bytes,1,opt,name=realm,proto3" json:"realm,omitempty"`
+	// Leaves the header out, so that the handler's `denial` holds as it is.
+	Off           bool `protobuf:"varint,2,opt,name=off,proto3" json:"off,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WwwAuthenticate) Reset() {
+	*x = WwwAuthenticate{}
+	mi := &file_tollgate_config_config_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WwwAuthenticate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WwwAuthenticate) ProtoMessage() {}
+
+func (x *WwwAuthenticate) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_config_config_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WwwAuthenticate.ProtoReflect.Descriptor instead.
+func (*WwwAuthenticate) Descriptor() ([]byte, []int) {
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *WwwAuthenticate) GetRealm() string {
+	if x != nil {
+		return x.Realm
+	}
+	return ""
+}
+
+func (x *WwwAuthenticate) GetOff() bool {
+	if x != nil {
+		return x.Off
+	}
+	return false
+}
+
 // Failure says for each class of failure whether the request is refused or let through. Everything not named is CLOSED.
 type Failure struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -728,7 +1032,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_tollgate_config_config_proto_msgTypes[2]
+	mi := &file_tollgate_config_config_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -740,7 +1044,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[2]
+	mi := &file_tollgate_config_config_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -753,7 +1057,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{2}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Failure) GetConfiguration() Failure_Mode {
@@ -825,7 +1129,7 @@ type Lifetimes struct {
 
 func (x *Lifetimes) Reset() {
 	*x = Lifetimes{}
-	mi := &file_tollgate_config_config_proto_msgTypes[3]
+	mi := &file_tollgate_config_config_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -837,7 +1141,7 @@ func (x *Lifetimes) String() string {
 func (*Lifetimes) ProtoMessage() {}
 
 func (x *Lifetimes) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[3]
+	mi := &file_tollgate_config_config_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -850,7 +1154,7 @@ func (x *Lifetimes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lifetimes.ProtoReflect.Descriptor instead.
 func (*Lifetimes) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{3}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Lifetimes) GetAllow() *Lifetime {
@@ -882,7 +1186,7 @@ type Lifetime struct {
 
 func (x *Lifetime) Reset() {
 	*x = Lifetime{}
-	mi := &file_tollgate_config_config_proto_msgTypes[4]
+	mi := &file_tollgate_config_config_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -894,7 +1198,7 @@ func (x *Lifetime) String() string {
 func (*Lifetime) ProtoMessage() {}
 
 func (x *Lifetime) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[4]
+	mi := &file_tollgate_config_config_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -907,7 +1211,7 @@ func (x *Lifetime) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lifetime.ProtoReflect.Descriptor instead.
 func (*Lifetime) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{4}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Lifetime) GetDuration() *durationpb.Duration {
@@ -946,7 +1250,7 @@ type Denial struct {
 
 func (x *Denial) Reset() {
 	*x = Denial{}
-	mi := &file_tollgate_config_config_proto_msgTypes[5]
+	mi := &file_tollgate_config_config_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -958,7 +1262,7 @@ func (x *Denial) String() string {
 func (*Denial) ProtoMessage() {}
 
 func (x *Denial) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[5]
+	mi := &file_tollgate_config_config_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -971,7 +1275,7 @@ func (x *Denial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Denial.ProtoReflect.Descriptor instead.
 func (*Denial) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{5}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Denial) GetCode() Denial_Code {
@@ -1010,7 +1314,7 @@ type HttpResponse struct {
 
 func (x *HttpResponse) Reset() {
 	*x = HttpResponse{}
-	mi := &file_tollgate_config_config_proto_msgTypes[6]
+	mi := &file_tollgate_config_config_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1022,7 +1326,7 @@ func (x *HttpResponse) String() string {
 func (*HttpResponse) ProtoMessage() {}
 
 func (x *HttpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[6]
+	mi := &file_tollgate_config_config_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1035,7 +1339,7 @@ func (x *HttpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpResponse.ProtoReflect.Descriptor instead.
 func (*HttpResponse) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{6}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *HttpResponse) GetStatus() int64 {
@@ -1085,7 +1389,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_tollgate_config_config_proto_msgTypes[7]
+	mi := &file_tollgate_config_config_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1097,7 +1401,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[7]
+	mi := &file_tollgate_config_config_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1110,7 +1414,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{7}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Report) GetSinks() []string {
@@ -1175,7 +1479,7 @@ type SeverityRule struct {
 
 func (x *SeverityRule) Reset() {
 	*x = SeverityRule{}
-	mi := &file_tollgate_config_config_proto_msgTypes[8]
+	mi := &file_tollgate_config_config_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1187,7 +1491,7 @@ func (x *SeverityRule) String() string {
 func (*SeverityRule) ProtoMessage() {}
 
 func (x *SeverityRule) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[8]
+	mi := &file_tollgate_config_config_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1200,7 +1504,7 @@ func (x *SeverityRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeverityRule.ProtoReflect.Descriptor instead.
 func (*SeverityRule) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{8}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SeverityRule) GetText() string {
@@ -1238,7 +1542,7 @@ type MetricRule struct {
 
 func (x *MetricRule) Reset() {
 	*x = MetricRule{}
-	mi := &file_tollgate_config_config_proto_msgTypes[9]
+	mi := &file_tollgate_config_config_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1250,7 +1554,7 @@ func (x *MetricRule) String() string {
 func (*MetricRule) ProtoMessage() {}
 
 func (x *MetricRule) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[9]
+	mi := &file_tollgate_config_config_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1263,7 +1567,7 @@ func (x *MetricRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricRule.ProtoReflect.Descriptor instead.
 func (*MetricRule) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{9}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MetricRule) GetInstance() string {
@@ -1329,7 +1633,7 @@ type DecisionLog struct {
 
 func (x *DecisionLog) Reset() {
 	*x = DecisionLog{}
-	mi := &file_tollgate_config_config_proto_msgTypes[10]
+	mi := &file_tollgate_config_config_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1341,7 +1645,7 @@ func (x *DecisionLog) String() string {
 func (*DecisionLog) ProtoMessage() {}
 
 func (x *DecisionLog) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[10]
+	mi := &file_tollgate_config_config_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1354,7 +1658,7 @@ func (x *DecisionLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecisionLog.ProtoReflect.Descriptor instead.
 func (*DecisionLog) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{10}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DecisionLog) GetRecord() DecisionLog_Record {
@@ -1396,7 +1700,7 @@ var File_tollgate_config_config_proto protoreflect.FileDescriptor
 
 const file_tollgate_config_config_proto_rawDesc = "" +
 	"\n" +
-	"\x1ctollgate/config/config.proto\x12\x12tollgate.config.v1\x1a\x1egoogle/protobuf/duration.proto\"\xee\x06\n" +
+	"\x1ctollgate/config/config.proto\x12\x12tollgate.config.v1\x1a\x1egoogle/protobuf/duration.proto\"\x9e\a\n" +
 	"\x06Params\x12\x1e\n" +
 	"\bauth_key\x18\x01 \x01(\tH\x00R\aauthKey\x88\x01\x01\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x129\n" +
@@ -1413,7 +1717,8 @@ const file_tollgate_config_config_proto_rawDesc = "" +
 	"\x06denial\x18\v \x01(\v2\x1a.tollgate.config.v1.DenialR\x06denial\x12H\n" +
 	"\x12evaluation_timeout\x18\f \x01(\v2\x19.google.protobuf.DurationR\x11evaluationTimeout\x122\n" +
 	"\x06report\x18\r \x01(\v2\x1a.tollgate.config.v1.ReportR\x06report\x12B\n" +
-	"\fdecision_log\x18\x0e \x01(\v2\x1f.tollgate.config.v1.DecisionLogR\vdecisionLog\"4\n" +
+	"\fdecision_log\x18\x0e \x01(\v2\x1f.tollgate.config.v1.DecisionLogR\vdecisionLog\x12.\n" +
+	"\x03jwt\x18\x0f \x03(\v2\x1c.tollgate.config.v1.JwtCheckR\x03jwt\"4\n" +
 	"\aRequire\x12\x17\n" +
 	"\x13REQUIRE_UNSPECIFIED\x10\x00\x12\a\n" +
 	"\x03ALL\x10\x01\x12\a\n" +
@@ -1433,7 +1738,40 @@ const file_tollgate_config_config_proto_rawDesc = "" +
 	"\x06sha256\x18\x05 \x03(\tR\x06sha256\x12\x18\n" +
 	"\asecrets\x18\x06 \x03(\tR\asecretsB\x13\n" +
 	"\x11_subject_propertyB\x12\n" +
-	"\x10_action_property\"\xea\x04\n" +
+	"\x10_action_property\"\xe1\x04\n" +
+	"\bJwtCheck\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
+	"\x10subject_property\x18\x02 \x01(\tH\x00R\x0fsubjectProperty\x88\x01\x01\x12,\n" +
+	"\x0faction_property\x18\x03 \x01(\tH\x01R\x0eactionProperty\x88\x01\x01\x12\x12\n" +
+	"\x04keys\x18\x04 \x01(\tR\x04keys\x12\x18\n" +
+	"\aissuers\x18\x05 \x03(\tR\aissuers\x12\x1c\n" +
+	"\taudiences\x18\x06 \x03(\tR\taudiences\x12!\n" +
+	"\fany_audience\x18\a \x01(\bR\vanyAudience\x12\x1e\n" +
+	"\n" +
+	"algorithms\x18\b \x03(\tR\n" +
+	"algorithms\x121\n" +
+	"\x06leeway\x18\t \x01(\v2\x19.google.protobuf.DurationR\x06leeway\x12*\n" +
+	"\x0erequire_expiry\x18\n" +
+	" \x01(\bH\x02R\rrequireExpiry\x88\x01\x01\x122\n" +
+	"\amax_age\x18\v \x01(\v2\x19.google.protobuf.DurationR\x06maxAge\x125\n" +
+	"\x06claims\x18\f \x03(\v2\x1d.tollgate.config.v1.ClaimRuleR\x06claims\x12N\n" +
+	"\x10www_authenticate\x18\r \x01(\v2#.tollgate.config.v1.WwwAuthenticateR\x0fwwwAuthenticateB\x13\n" +
+	"\x11_subject_propertyB\x12\n" +
+	"\x10_action_propertyB\x11\n" +
+	"\x0f_require_expiry\"\xb7\x01\n" +
+	"\tClaimRule\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x1b\n" +
+	"\x06equals\x18\x02 \x01(\tH\x00R\x06equals\x88\x01\x01\x12\x15\n" +
+	"\x06one_of\x18\x03 \x03(\tR\x05oneOf\x12\x1d\n" +
+	"\apattern\x18\x04 \x01(\tH\x01R\apattern\x88\x01\x01\x12\x1f\n" +
+	"\bcontains\x18\x05 \x01(\tH\x02R\bcontains\x88\x01\x01B\t\n" +
+	"\a_equalsB\n" +
+	"\n" +
+	"\b_patternB\v\n" +
+	"\t_contains\"9\n" +
+	"\x0fWwwAuthenticate\x12\x14\n" +
+	"\x05realm\x18\x01 \x01(\tR\x05realm\x12\x10\n" +
+	"\x03off\x18\x02 \x01(\bR\x03off\"\xea\x04\n" +
 	"\aFailure\x12F\n" +
 	"\rconfiguration\x18\x01 \x01(\x0e2 .tollgate.config.v1.Failure.ModeR\rconfiguration\x12L\n" +
 	"\x11policy_not_loaded\x18\x02 \x01(\x0e2 .tollgate.config.v1.Failure.ModeR\x0fpolicyNotLoaded\x12K\n" +
@@ -1536,7 +1874,7 @@ func file_tollgate_config_config_proto_rawDescGZIP() []byte {
 }
 
 var file_tollgate_config_config_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_tollgate_config_config_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_tollgate_config_config_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_tollgate_config_config_proto_goTypes = []any{
 	(Params_Require)(0),         // 0: tollgate.config.v1.Params.Require
 	(Params_RegoVersion)(0),     // 1: tollgate.config.v1.Params.RegoVersion
@@ -1547,52 +1885,60 @@ var file_tollgate_config_config_proto_goTypes = []any{
 	(DecisionLog_Record)(0),     // 6: tollgate.config.v1.DecisionLog.Record
 	(*Params)(nil),              // 7: tollgate.config.v1.Params
 	(*HeaderCheck)(nil),         // 8: tollgate.config.v1.HeaderCheck
-	(*Failure)(nil),             // 9: tollgate.config.v1.Failure
-	(*Lifetimes)(nil),           // 10: tollgate.config.v1.Lifetimes
-	(*Lifetime)(nil),            // 11: tollgate.config.v1.Lifetime
-	(*Denial)(nil),              // 12: tollgate.config.v1.Denial
-	(*HttpResponse)(nil),        // 13: tollgate.config.v1.HttpResponse
-	(*Report)(nil),              // 14: tollgate.config.v1.Report
-	(*SeverityRule)(nil),        // 15: tollgate.config.v1.SeverityRule
-	(*MetricRule)(nil),          // 16: tollgate.config.v1.MetricRule
-	(*DecisionLog)(nil),         // 17: tollgate.config.v1.DecisionLog
-	nil,                         // 18: tollgate.config.v1.HttpResponse.HeadersEntry
-	(*durationpb.Duration)(nil), // 19: google.protobuf.Duration
+	(*JwtCheck)(nil),            // 9: tollgate.config.v1.JwtCheck
+	(*ClaimRule)(nil),           // 10: tollgate.config.v1.ClaimRule
+	(*WwwAuthenticate)(nil),     // 11: tollgate.config.v1.WwwAuthenticate
+	(*Failure)(nil),             // 12: tollgate.config.v1.Failure
+	(*Lifetimes)(nil),           // 13: tollgate.config.v1.Lifetimes
+	(*Lifetime)(nil),            // 14: tollgate.config.v1.Lifetime
+	(*Denial)(nil),              // 15: tollgate.config.v1.Denial
+	(*HttpResponse)(nil),        // 16: tollgate.config.v1.HttpResponse
+	(*Report)(nil),              // 17: tollgate.config.v1.Report
+	(*SeverityRule)(nil),        // 18: tollgate.config.v1.SeverityRule
+	(*MetricRule)(nil),          // 19: tollgate.config.v1.MetricRule
+	(*DecisionLog)(nil),         // 20: tollgate.config.v1.DecisionLog
+	nil,                         // 21: tollgate.config.v1.HttpResponse.HeadersEntry
+	(*durationpb.Duration)(nil), // 22: google.protobuf.Duration
 }
 var file_tollgate_config_config_proto_depIdxs = []int32{
 	8,  // 0: tollgate.config.v1.Params.headers:type_name -> tollgate.config.v1.HeaderCheck
 	1,  // 1: tollgate.config.v1.Params.rego_version:type_name -> tollgate.config.v1.Params.RegoVersion
 	0,  // 2: tollgate.config.v1.Params.require:type_name -> tollgate.config.v1.Params.Require
-	9,  // 3: tollgate.config.v1.Params.failure:type_name -> tollgate.config.v1.Failure
-	10, // 4: tollgate.config.v1.Params.lifetimes:type_name -> tollgate.config.v1.Lifetimes
-	12, // 5: tollgate.config.v1.Params.denial:type_name -> tollgate.config.v1.Denial
-	19, // 6: tollgate.config.v1.Params.evaluation_timeout:type_name -> google.protobuf.Duration
-	14, // 7: tollgate.config.v1.Params.report:type_name -> tollgate.config.v1.Report
-	17, // 8: tollgate.config.v1.Params.decision_log:type_name -> tollgate.config.v1.DecisionLog
-	2,  // 9: tollgate.config.v1.Failure.configuration:type_name -> tollgate.config.v1.Failure.Mode
-	2,  // 10: tollgate.config.v1.Failure.policy_not_loaded:type_name -> tollgate.config.v1.Failure.Mode
-	2,  // 11: tollgate.config.v1.Failure.evaluation_error:type_name -> tollgate.config.v1.Failure.Mode
-	2,  // 12: tollgate.config.v1.Failure.undefined_result:type_name -> tollgate.config.v1.Failure.Mode
-	2,  // 13: tollgate.config.v1.Failure.timeout:type_name -> tollgate.config.v1.Failure.Mode
-	2,  // 14: tollgate.config.v1.Failure.dependency_down:type_name -> tollgate.config.v1.Failure.Mode
-	2,  // 15: tollgate.config.v1.Failure.overload:type_name -> tollgate.config.v1.Failure.Mode
-	2,  // 16: tollgate.config.v1.Failure.panic:type_name -> tollgate.config.v1.Failure.Mode
-	11, // 17: tollgate.config.v1.Lifetimes.allow:type_name -> tollgate.config.v1.Lifetime
-	11, // 18: tollgate.config.v1.Lifetimes.deny:type_name -> tollgate.config.v1.Lifetime
-	19, // 19: tollgate.config.v1.Lifetime.duration:type_name -> google.protobuf.Duration
-	3,  // 20: tollgate.config.v1.Denial.code:type_name -> tollgate.config.v1.Denial.Code
-	13, // 21: tollgate.config.v1.Denial.http:type_name -> tollgate.config.v1.HttpResponse
-	18, // 22: tollgate.config.v1.HttpResponse.headers:type_name -> tollgate.config.v1.HttpResponse.HeadersEntry
-	15, // 23: tollgate.config.v1.Report.severities:type_name -> tollgate.config.v1.SeverityRule
-	16, // 24: tollgate.config.v1.Report.metrics:type_name -> tollgate.config.v1.MetricRule
-	4,  // 25: tollgate.config.v1.SeverityRule.severity:type_name -> tollgate.config.v1.SeverityRule.Severity
-	5,  // 26: tollgate.config.v1.MetricRule.kind:type_name -> tollgate.config.v1.MetricRule.Kind
-	6,  // 27: tollgate.config.v1.DecisionLog.record:type_name -> tollgate.config.v1.DecisionLog.Record
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	12, // 3: tollgate.config.v1.Params.failure:type_name -> tollgate.config.v1.Failure
+	13, // 4: tollgate.config.v1.Params.lifetimes:type_name -> tollgate.config.v1.Lifetimes
+	15, // 5: tollgate.config.v1.Params.denial:type_name -> tollgate.config.v1.Denial
+	22, // 6: tollgate.config.v1.Params.evaluation_timeout:type_name -> google.protobuf.Duration
+	17, // 7: tollgate.config.v1.Params.report:type_name -> tollgate.config.v1.Report
+	20, // 8: tollgate.config.v1.Params.decision_log:type_name -> tollgate.config.v1.DecisionLog
+	9,  // 9: tollgate.config.v1.Params.jwt:type_name -> tollgate.config.v1.JwtCheck
+	22, // 10: tollgate.config.v1.JwtCheck.leeway:type_name -> google.protobuf.Duration
+	22, // 11: tollgate.config.v1.JwtCheck.max_age:type_name -> google.protobuf.Duration
+	10, // 12: tollgate.config.v1.JwtCheck.claims:type_name -> tollgate.config.v1.ClaimRule
+	11, // 13: tollgate.config.v1.JwtCheck.www_authenticate:type_name -> tollgate.config.v1.WwwAuthenticate
+	2,  // 14: tollgate.config.v1.Failure.configuration:type_name -> tollgate.config.v1.Failure.Mode
+	2,  // 15: tollgate.config.v1.Failure.policy_not_loaded:type_name -> tollgate.config.v1.Failure.Mode
+	2,  // 16: tollgate.config.v1.Failure.evaluation_error:type_name -> tollgate.config.v1.Failure.Mode
+	2,  // 17: tollgate.config.v1.Failure.undefined_result:type_name -> tollgate.config.v1.Failure.Mode
+	2,  // 18: tollgate.config.v1.Failure.timeout:type_name -> tollgate.config.v1.Failure.Mode
+	2,  // 19: tollgate.config.v1.Failure.dependency_down:type_name -> tollgate.config.v1.Failure.Mode
+	2,  // 20: tollgate.config.v1.Failure.overload:type_name -> tollgate.config.v1.Failure.Mode
+	2,  // 21: tollgate.config.v1.Failure.panic:type_name -> tollgate.config.v1.Failure.Mode
+	14, // 22: tollgate.config.v1.Lifetimes.allow:type_name -> tollgate.config.v1.Lifetime
+	14, // 23: tollgate.config.v1.Lifetimes.deny:type_name -> tollgate.config.v1.Lifetime
+	22, // 24: tollgate.config.v1.Lifetime.duration:type_name -> google.protobuf.Duration
+	3,  // 25: tollgate.config.v1.Denial.code:type_name -> tollgate.config.v1.Denial.Code
+	16, // 26: tollgate.config.v1.Denial.http:type_name -> tollgate.config.v1.HttpResponse
+	21, // 27: tollgate.config.v1.HttpResponse.headers:type_name -> tollgate.config.v1.HttpResponse.HeadersEntry
+	18, // 28: tollgate.config.v1.Report.severities:type_name -> tollgate.config.v1.SeverityRule
+	19, // 29: tollgate.config.v1.Report.metrics:type_name -> tollgate.config.v1.MetricRule
+	4,  // 30: tollgate.config.v1.SeverityRule.severity:type_name -> tollgate.config.v1.SeverityRule.Severity
+	5,  // 31: tollgate.config.v1.MetricRule.kind:type_name -> tollgate.config.v1.MetricRule.Kind
+	6,  // 32: tollgate.config.v1.DecisionLog.record:type_name -> tollgate.config.v1.DecisionLog.Record
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_tollgate_config_config_proto_init() }
@@ -1602,14 +1948,16 @@ func file_tollgate_config_config_proto_init() {
 	}
 	file_tollgate_config_config_proto_msgTypes[0].OneofWrappers = []any{}
 	file_tollgate_config_config_proto_msgTypes[1].OneofWrappers = []any{}
-	file_tollgate_config_config_proto_msgTypes[4].OneofWrappers = []any{}
+	file_tollgate_config_config_proto_msgTypes[2].OneofWrappers = []any{}
+	file_tollgate_config_config_proto_msgTypes[3].OneofWrappers = []any{}
+	file_tollgate_config_config_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollgate_config_config_proto_rawDesc), len(file_tollgate_config_config_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   12,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
