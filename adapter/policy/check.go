@@ -52,6 +52,8 @@ type Verdict struct {
 	Reason string
 	// Lifetime bounds the reuse of the answer; zero sets no bound.
 	Lifetime config.Lifetime
+	// Claims are what a verified token says, for the checks that come after; nil for nothing. Only where the result is Passed.
+	Claims map[string]any
 	// Denial overrides what the handler says denied callers are told; nil leaves it. Only where the result is Denied.
 	Denial *config.Denial
 	// Failure is set where the result is Failed.

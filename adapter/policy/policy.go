@@ -36,7 +36,7 @@ func (c *Compiler) Compile(handler *config.Handler, problems config.Problems) *P
 		}
 	}
 	if len(p.problems) == 0 && len(p.checks) == 0 {
-		text := "no check is configured, so nothing could be denied: add auth_key, headers, or policy with check_method"
+		text := "no check is configured, so nothing could be denied: add auth_key, headers, jwt, or policy with check_method"
 		if handler.HasChecks() {
 			text = "no check came of this configuration; check that this version has the kind of check it names"
 		}
@@ -82,9 +82,11 @@ func (p *Policy) evaluate(ctx context.Context, request *Request) Decision {
 	combined := newCombination(p.handler)
 	next := 0
 	for ; next < len(p.checks) && p.checks[next].Cost() == Instant; next++ {
-		if combined.add(p.checks[next].Name(), ask(ctx, p.checks[next], request)) {
+		verdict := ask(ctx, p.checks[next], request)
+		if combined.add(p.checks[next].Name(), verdict) {
 			return combined.decision()
 		}
+		request = request.after(verdict)
 	}
 	if next == len(p.checks) {
 		return combined.decision()
@@ -92,9 +94,11 @@ func (p *Policy) evaluate(ctx context.Context, request *Request) Decision {
 	ctx, cancel := context.WithDeadline(ctx, Deadline(ctx, p.timeout))
 	defer cancel()
 	for _, check := range p.checks[next:] {
-		if combined.add(check.Name(), p.askWithin(ctx, check, request)) {
+		verdict := p.askWithin(ctx, check, request)
+		if combined.add(check.Name(), verdict) {
 			break
 		}
+		request = request.after(verdict)
 	}
 	return combined.decision()
 }

@@ -13,6 +13,20 @@ type Request struct {
 	Subject *Subject
 	// Action is nil where the instance has none.
 	Action *Action
+	// Claims are those of the token that a check before this one verified, as encoding/json decodes them with numbers as
+	// json.Number; nil where there is none. No check changes them.
+	Claims map[string]any
+}
+
+// after returns the request as the checks after a verdict see it: with the claims that the verdict brought, unless an earlier
+// one did. It is a copy then, since a check that ran out of time may still be reading the original.
+func (r *Request) after(v Verdict) *Request {
+	if v.Result != Passed || v.Claims == nil || r.Claims != nil {
+		return r
+	}
+	copied := *r
+	copied.Claims = v.Claims
+	return &copied
 }
 
 // Subject is who asks.

@@ -25,6 +25,7 @@ var (
 	keyMethod     = ast.StringTerm("method")
 	keyPath       = ast.StringTerm("path")
 	keyProperties = ast.StringTerm("properties")
+	keyToken      = ast.StringTerm("token")
 )
 
 // inputForm says how values look in the input.
@@ -33,8 +34,8 @@ type inputForm struct {
 	rawIP bool
 }
 
-// of makes the input document: that of Mixer's opa adapter (istio.io/istio 1.7.8, mixer/adapter/opa). Subject and action are
-// always there, if only as empty objects. It fails on a value that has no form in Rego: left out, it could not be denied.
+// of makes the input document: that of Mixer's opa adapter (istio.io/istio 1.7.8, mixer/adapter/opa), and beside it the claims of
+// a verified token. Subject and action are always there, if only as empty objects. It fails on a value that has no form in Rego: left out, it could not be denied.
 func (f inputForm) of(request *policy.Request) (ast.Value, *policy.Failure) {
 	subject, action := ast.NewObject(), ast.NewObject()
 	if s := request.Subject; s != nil {
@@ -55,10 +56,18 @@ func (f inputForm) of(request *policy.Request) (ast.Value, *policy.Failure) {
 			return nil, failure
 		}
 	}
-	return ast.NewObject(
+	input := ast.NewObject(
 		[2]*ast.Term{keyAction, ast.NewTerm(action)},
 		[2]*ast.Term{keySubject, ast.NewTerm(subject)},
-	), nil
+	)
+	if request.Claims != nil {
+		token, err := ast.InterfaceToValue(request.Claims)
+		if err != nil {
+			return nil, policy.Fail(config.EvaluationError, "the token's claims have a value of a kind that Rego cannot be given")
+		}
+		input.Insert(keyToken, ast.NewTerm(token))
+	}
+	return input, nil
 }
 
 func insertText(object ast.Object, key *ast.Term, value string) {

@@ -1,7 +1,7 @@
 // Package rego checks requests with Rego policies, evaluated by an embedded Open Policy Agent.
 //
 // The input is the one that Mixer's built-in opa adapter makes: input.subject and input.action, empty fields left out, groups
-// as a list of one. The deciding rule yields a bool or a result object; see [Kind].
+// as a list of one. Where a token was verified, input.token has its claims. The deciding rule yields a bool or a result object; see [Kind].
 package rego
 
 import (

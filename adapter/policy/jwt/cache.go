@@ -1,0 +1,59 @@
+package jwt
+
+import (
+	"crypto/sha256"
+	"sync"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+)
+
+// Cache keeps the claims of verified tokens, so that a token is verified once for each check and revision of the keys. It never has
+// the tokens themselves, and what it has is looked at anew for whether its time has come or gone. A nil cache keeps nothing.
+type Cache struct {
+	maxBytes int
+
+	mu    sync.Mutex // guards everything below
+	lru   *simplelru.LRU[cacheID, *token]
+	bytes int
+}
+
+// cacheID says what was verified, with which keys, and for which check. Another revision of the keys makes other ids: what a
+// removed key signed is not found again.
+type cacheID struct {
+	token, keys, check [sha256.Size]byte
+}
+
+// NewCache makes a cache of at most so many tokens, whose payloads have at most so many bytes in all. Decoded, they take a multiple.
+func NewCache(entries, bytes int) *Cache {
+	c := &Cache{maxBytes: bytes}
+	// The only error is a size below one.
+	c.lru, _ = simplelru.NewLRU(max(entries, 1), func(_ cacheID, t *token) { c.bytes -= t.size })
+	return c
+}
+
+func (c *Cache) get(id cacheID) (*token, bool) {
+	if c == nil {
+		return nil, false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lru.Get(id)
+}
+
+func (c *Cache) add(id cacheID, t *token) {
+	if c == nil {
+		return
+	}
+	kept := *t
+	kept.text, kept.payload, kept.size = "", nil, len(t.payload)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lru.Contains(id) { // two calls verified it at once
+		return
+	}
+	c.lru.Add(id, &kept)
+	c.bytes += kept.size
+	for c.bytes > c.maxBytes && c.lru.Len() > 1 {
+		c.lru.RemoveOldest()
+	}
+}

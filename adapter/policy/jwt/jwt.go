@@ -1,0 +1,355 @@
+// Package jwt checks that a property of the request is a JSON Web Token that a known key signed and that says what it must.
+//
+// Whatever is wrong with a token is a denial with a reason. Only where the keys are not there the check cannot tell: that is a
+// failure, unless the token is denied whatever the keys are.
+package jwt
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tollgate-mesh/tollgate/adapter/policy"
+	"github.com/tollgate-mesh/tollgate/config"
+)
+
+// KeySets gives named key sets.
+type KeySets interface {
+	// KeySet returns the named key set, and false where the settings define none of that name.
+	KeySet(name string) (KeySet, bool)
+}
+
+// KeySet is one named key set. Its keys change when its source does.
+type KeySet interface {
+	// Symmetric reports whether the keys are those of HMAC, which whoever verifies could also sign with.
+	Symmetric() bool
+	// Keys returns the keys that count now, or why there are none: [ErrNotLoaded] before they were there for the first time.
+	Keys() (*Keys, error)
+	// Want tells that a token names a key which is not among them. It returns at once.
+	Want()
+}
+
+// ErrNotLoaded says that a key set was not there yet.
+var ErrNotLoaded = errors.New("the keys are not loaded yet")
+
+// The reasons of JWT verdicts.
+const (
+	// ReasonValid is that of tokens that pass; all others are denials.
+	ReasonValid = "token_valid"
+	// ReasonAbsent means that the request has no token.
+	ReasonAbsent = "absent"
+	// ReasonMalformed means that what it has is no JWS in compact form with claims, is too large, or needs what nobody here understands.
+	ReasonMalformed = "malformed"
+	// ReasonAlgorithm means that the signature's algorithm is not taken, or does not suit the key.
+	ReasonAlgorithm = "algorithm"
+	// ReasonUnknownKey means that the key set has no key of the id that the token names.
+	ReasonUnknownKey = "unknown_key"
+	// ReasonBadSignature means that the key did not make the signature.
+	ReasonBadSignature = "bad_signature"
+	// ReasonExpired means that the token has ended, or is too old.
+	ReasonExpired = "expired"
+	// ReasonNotYetValid means that the token's time is to come.
+	ReasonNotYetValid = "not_yet_valid"
+	// ReasonWrongIssuer and ReasonWrongAudience mean that it is from or for somebody else.
+	ReasonWrongIssuer   = "wrong_issuer"
+	ReasonWrongAudience = "wrong_audience"
+	// ReasonMissingClaim means that a claim which the handler wants is not there or is another.
+	ReasonMissingClaim = "missing_claim"
+)
+
+// descriptions are what a denied caller reads. None has anything of the token, nor of what the handler wants of it.
+var descriptions = map[string]string{
+	ReasonAbsent:        "",
+	ReasonMalformed:     "the token is malformed",
+	ReasonAlgorithm:     "the signature algorithm is not accepted",
+	ReasonUnknownKey:    "the signing key is not known",
+	ReasonBadSignature:  "the signature is not valid",
+	ReasonExpired:       "the token is expired",
+	ReasonNotYetValid:   "the token is not valid yet",
+	ReasonWrongIssuer:   "the issuer is not accepted",
+	ReasonWrongAudience: "the token is for another audience",
+	ReasonMissingClaim:  "a claim is missing or not accepted",
+}
+
+// Kind compiles JWT checks.
+type Kind struct {
+	// KeySets resolves the names in params.
+	KeySets KeySets
+	// Cache keeps verified tokens for all checks; nil keeps none.
+	Cache *Cache
+}
+
+// Compile returns one check per configured token.
+func (k Kind) Compile(handler *config.Handler) ([]policy.Check, config.Problems) {
+	var (
+		checks   []policy.Check
+		problems config.Problems
+	)
+	for i := range handler.JWT {
+		c, found := k.compile(&handler.JWT[i], handler)
+		problems = append(problems, found...)
+		if c != nil {
+			c.tells = i == 0
+			checks = append(checks, c)
+		}
+	}
+	return checks, problems
+}
+
+func (k Kind) compile(configured *config.JWTCheck, handler *config.Handler) (*check, config.Problems) {
+	field := "jwt." + configured.Name
+	keySet, ok := k.KeySets.KeySet(configured.Keys)
+	if !ok {
+		return nil, config.Problems{{Field: field + ".keys", Text: fmt.Sprintf(
+			"names %.64q, which the adapter's settings do not define; add it under key_sets or correct the name", configured.Keys)}}
+	}
+	c := &check{
+		name:       "jwt/" + configured.Name,
+		config:     configured,
+		keySet:     keySet,
+		algorithms: configured.Algorithms,
+		cache:      k.Cache,
+		denials:    denials(configured.Realm, handler.Denial),
+		identity:   sha256.Sum256(fmt.Appendf(nil, "%#v", *configured)),
+	}
+	suitable := config.SignatureAlgorithms(keySet.Symmetric())
+	if len(c.algorithms) == 0 {
+		c.algorithms = suitable
+	}
+	var problems config.Problems
+	for _, name := range c.algorithms {
+		if !slices.Contains(suitable, name) {
+			problems = append(problems, config.Problem{Field: field + ".algorithms", Text: fmt.Sprintf(
+				"has %s, which does not go with the key set %q; use some of %s", name, configured.Keys, strings.Join(suitable, ", "))})
+		}
+	}
+	var err error
+	if c.rules, err = compileRules(configured.Claims); err != nil {
+		problems = append(problems, config.Problem{Field: field + ".claims", Text: err.Error()})
+	}
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	return c, nil
+}
+
+// denials returns what callers are told, by reason; nothing where the handler's own denial holds.
+func denials(realm string, own config.Denial) map[string]*config.Denial {
+	if realm == "" {
+		return nil
+	}
+	all := make(map[string]*config.Denial, len(descriptions))
+	for reason, description := range descriptions {
+		challenge := fmt.Sprintf("Bearer realm=%q", realm)
+		if description != "" {
+			// RFC 6750, 3.1: who brought no token is not told of an error.
+			challenge += fmt.Sprintf(`, error="invalid_token", error_description=%q`, description)
+		}
+		denial := own
+		denial.Code = config.Unauthenticated
+		response := config.HTTPResponse{}
+		if own.HTTP != nil {
+			response = *own.HTTP
+		}
+		if response.Status == 0 {
+			response.Status = http.StatusUnauthorized
+		}
+		response.Headers = withChallenge(response.Headers, challenge)
+		denial.HTTP = &response
+		all[reason] = &denial
+	}
+	return all
+}
+
+// withChallenge adds the header, unless the operator wrote one.
+func withChallenge(headers map[string]string, challenge string) map[string]string {
+	const name = "WWW-Authenticate"
+	for key := range headers {
+		if strings.EqualFold(key, name) {
+			return headers
+		}
+	}
+	all := map[string]string{name: challenge}
+	maps.Copy(all, headers)
+	return all
+}
+
+type check struct {
+	name       string
+	config     *config.JWTCheck
+	keySet     KeySet
+	algorithms []string
+	rules      []rule
+	cache      *Cache
+	denials    map[string]*config.Denial
+	// identity tells this check's configuration from others in the cache.
+	identity [sha256.Size]byte
+	// tells is whether later checks see the claims.
+	tells bool
+}
+
+func (c *check) Name() string { return c.name }
+
+// Cost is that of a check with a deadline: some signatures take a tenth of a millisecond to verify.
+func (c *check) Cost() policy.Cost { return policy.Compute }
+
+// Evaluate looks for the reasons to deny that take no key, then for the signature, then for the claims that the handler wants, so
+// that nobody can find out by tokens of their own making what these are.
+func (c *check) Evaluate(_ context.Context, request *policy.Request) policy.Verdict {
+	value, ok := request.Property(c.config.Property)
+	presented, isText := value.Text()
+	if ok && !isText {
+		return c.deny(ReasonMalformed)
+	}
+	text := bearer(presented)
+	switch {
+	case text == "":
+		return c.deny(ReasonAbsent)
+	case len(text) > MaxTokenBytes:
+		return c.deny(ReasonMalformed)
+	}
+	now := time.Now()
+	keys, away := c.keySet.Keys()
+	var id cacheID
+	if away == nil {
+		id = cacheID{token: sha256.Sum256([]byte(text)), keys: keys.revision, check: c.identity}
+		if cached, ok := c.cache.get(id); ok {
+			if reason := c.timely(cached, now); reason != "" {
+				return c.untimely(reason, cached, now)
+			}
+			return c.pass(cached, now)
+		}
+	}
+	t, reason := parse(text)
+	if reason == "" {
+		reason = c.acceptable(t)
+	}
+	if reason != "" {
+		return c.deny(reason)
+	}
+	if reason = c.timely(t, now); reason != "" {
+		return c.untimely(reason, t, now)
+	}
+	follows := c.follows(t)
+	switch {
+	case away != nil && !follows:
+		return c.deny(ReasonMissingClaim)
+	case errors.Is(away, ErrNotLoaded):
+		return policy.Failing(policy.Fail(config.PolicyNotLoaded, "key set %q: %v", c.config.Keys, away))
+	case away != nil:
+		return policy.Failing(policy.Fail(config.DependencyDown, "key set %q: %v", c.config.Keys, away))
+	}
+	switch reason = keys.verify(t); {
+	case reason == ReasonUnknownKey:
+		c.keySet.Want()
+		// The key may be there a moment later.
+		v := c.deny(reason)
+		v.Lifetime = config.SingleUse
+		return v
+	case reason != "":
+		return c.deny(reason)
+	case !follows:
+		return c.deny(ReasonMissingClaim)
+	}
+	c.cache.add(id, t)
+	return c.pass(t, now)
+}
+
+// acceptable looks at what needs no key and does not change with time.
+func (c *check) acceptable(t *token) (reason string) {
+	switch {
+	case !slices.Contains(c.algorithms, t.algorithm):
+		return ReasonAlgorithm
+	case !slices.Contains(c.config.Issuers, t.issuer):
+		return ReasonWrongIssuer
+	case len(c.config.Audiences) > 0 && !slices.ContainsFunc(t.audiences, func(a string) bool { return slices.Contains(c.config.Audiences, a) }):
+		return ReasonWrongAudience
+	case c.config.MaxAge > 0 && t.issued.IsZero(), !c.config.AllowNoExpiry && t.expires.IsZero():
+		return ReasonMissingClaim
+	}
+	return ""
+}
+
+// timely looks at what time changes.
+func (c *check) timely(t *token, now time.Time) (reason string) {
+	leeway := c.config.Leeway
+	switch end := c.end(t); {
+	case !end.IsZero() && !now.Before(end.Add(leeway)):
+		return ReasonExpired
+	case now.Add(leeway).Before(c.begin(t)):
+		return ReasonNotYetValid
+	}
+	return ""
+}
+
+// end is when the token ends, or is too old; zero for never.
+func (c *check) end(t *token) time.Time {
+	end := t.expires
+	if c.config.MaxAge > 0 {
+		if tooOld := t.issued.Add(c.config.MaxAge); end.IsZero() || tooOld.Before(end) {
+			end = tooOld
+		}
+	}
+	return end
+}
+
+// begin is when the token begins; zero for always. One that was issued in the future would outlast its age.
+func (c *check) begin(t *token) time.Time {
+	if c.config.MaxAge > 0 && t.issued.After(t.notBefore) {
+		return t.issued
+	}
+	return t.notBefore
+}
+
+func (c *check) follows(t *token) bool {
+	for i := range c.rules {
+		if !c.rules[i].holds(t.claims) {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *check) pass(t *token, now time.Time) policy.Verdict {
+	v := policy.Pass(ReasonValid)
+	v.Lifetime = until(c.end(t), now)
+	if c.tells {
+		v.Claims = t.claims
+	}
+	return v
+}
+
+func (c *check) deny(reason string) policy.Verdict {
+	v := policy.Deny(reason)
+	v.Denial = c.denials[reason]
+	return v
+}
+
+// untimely denies for no longer than the token's time is to come.
+func (c *check) untimely(reason string, t *token, now time.Time) policy.Verdict {
+	v := c.deny(reason)
+	if reason == ReasonNotYetValid {
+		v.Lifetime = until(c.begin(t).Add(-c.config.Leeway), now)
+	}
+	return v
+}
+
+// until bounds the reuse of an answer by a time; a zero one sets no bound. Leeway does not count: it is for clocks that differ, and
+// not to be used up by answers that are kept.
+func until(end, now time.Time) config.Lifetime {
+	if end.IsZero() {
+		return config.Lifetime{}
+	}
+	left := end.Sub(now).Truncate(time.Millisecond)
+	if left < config.MinLifetimeDuration {
+		return config.SingleUse
+	}
+	return config.Lifetime{Duration: left, Uses: math.MaxInt32}
+}
