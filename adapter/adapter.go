@@ -26,10 +26,12 @@ import (
 
 	"github.com/tollgate-mesh/tollgate/adapter/admin"
 	"github.com/tollgate-mesh/tollgate/adapter/decisionlog"
+	"github.com/tollgate-mesh/tollgate/adapter/keyset"
 	"github.com/tollgate-mesh/tollgate/adapter/mixer"
 	"github.com/tollgate-mesh/tollgate/adapter/observe"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/header"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/jwt"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/rego"
 	"github.com/tollgate-mesh/tollgate/adapter/report"
 	"github.com/tollgate-mesh/tollgate/adapter/secret"
@@ -43,6 +45,7 @@ type Adapter struct {
 	settings settings.Settings
 	logger   *slog.Logger
 	secrets  *secret.Store
+	keySets  *keyset.Store
 	server   *grpc.Server
 	health   *health.Server
 	// endWatches ends the streams of those who watch the health service.
@@ -66,6 +69,8 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 	}
 	observer := observe.New(logger, version)
 	observer.CountSecrets(secrets.Unavailable)
+	keySets := keyset.Open(ctx, keySetSources(s.KeySets), logger)
+	observer.CountKeySets(keySets.Stats)
 	pipeline, sinks, err := openPipeline(ctx, s.Reports, os.Stdout, logger)
 	if err != nil {
 		return nil, err
@@ -76,7 +81,12 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 	decisions := decisionlog.New(pipeline, decisionlog.Options{Sinks: pipeline.Sinks(), Default: reports.DefaultSinks, Complain: observer.DecisionsDropped})
 	observer.CountDecisionLog(decisions)
 	compiler := &policy.Compiler{
-		Kinds:   []policy.Kind{header.Kind{Secrets: headerSecrets{secrets}}, rego.Kind{}},
+		Kinds: []policy.Kind{
+			header.Kind{Secrets: headerSecrets{secrets}},
+			// Before the policies, which see the claims.
+			jwt.Kind{KeySets: jwtKeySets{keySets}, Cache: jwt.NewCache(tokenCacheEntries, tokenCacheBytes)},
+			rego.Kind{},
+		},
 		Timeout: s.EvaluationTimeout,
 		Gate:    policy.NewGate(s.Limits.ConcurrentChecks, s.Limits.QueueWait),
 	}
@@ -98,6 +108,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		settings:   s,
 		logger:     logger,
 		secrets:    secrets,
+		keySets:    keySets,
 		server:     transport.NewServer(mixer.NewCodec(), s.Limits.MessageBytes, logger),
 		health:     health.NewServer(),
 		endWatches: endWatches,
@@ -163,6 +174,7 @@ func (a *Adapter) Run(ctx context.Context) error {
 	defer stop()
 	group, failed := errgroup.WithContext(parts)
 	group.Go(func() error { return a.secrets.Watch(parts) })
+	group.Go(func() error { return a.keySets.Run(parts) })
 	// What was taken is delivered after nobody is served any more: first the decisions become records, then the records go out.
 	deliver := newStage(parts, func(ctx context.Context) error { return a.pipeline.Run(ctx, a.settings.Reports.Flush) })
 	record := newStage(parts, func(ctx context.Context) error { a.decisions.Run(ctx); return nil })
@@ -375,6 +387,31 @@ type headerSecrets struct{ store *secret.Store }
 
 func (h headerSecrets) Secret(name string) (header.Secret, bool) {
 	s, ok := h.store.Secret(name)
+	if !ok {
+		return nil, false
+	}
+	return s, true
+}
+
+// Bounds of the cache of verified tokens. Decoded claims take some ten times the bytes of their text.
+const (
+	tokenCacheEntries = 10_000
+	tokenCacheBytes   = 8 << 20
+)
+
+func keySetSources(sets map[string]settings.KeySet) map[string]keyset.Source {
+	sources := make(map[string]keyset.Source, len(sets))
+	for name, set := range sets {
+		sources[name] = keyset.Source(set.WithDefaults())
+	}
+	return sources
+}
+
+// jwtKeySets lets JWT checks see the store without knowing it.
+type jwtKeySets struct{ store *keyset.Store }
+
+func (j jwtKeySets) KeySet(name string) (jwt.KeySet, bool) {
+	s, ok := j.store.Set(name)
 	if !ok {
 		return nil, false
 	}

@@ -235,8 +235,8 @@ func setDefault[T comparable](field *T, value T) {
 // minQueueBytes is room for four of the largest calls that queues take, or such calls would always be refused.
 const minQueueBytes = 64 << 20
 
-// sinkName is what a sink may be called: a metric label, and the name of its directory.
-var sinkName = regexp.MustCompile(`^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?$`)
+// simpleName is what a sink or a key set may be called: a metric label, and the name of a sink's directory.
+var simpleName = regexp.MustCompile(`^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?$`)
 
 // deadLetters is the directory of dead letters, beside those of the sinks' queues.
 const deadLetters = "dead-letters"
@@ -257,7 +257,7 @@ func (r Reports) validate() []error {
 	}
 	add(r.Flush < 0 || r.Flush > time.Hour, "reports.flush is %s; use 0s to 1h0m0s", r.Flush)
 	for _, name := range names {
-		add(!sinkName.MatchString(name), "reports.sinks has %q; name a sink with at most 63 of a-z, 0-9, '_' and '-', a letter or digit at both ends", name)
+		add(!simpleName.MatchString(name), "reports.sinks has %q; name a sink with at most 63 of a-z, 0-9, '_' and '-', a letter or digit at both ends", name)
 		add(name == deadLetters, "reports.sinks has %q, which is the directory of dead letters; choose another name", name)
 		for _, problem := range r.Sinks[name].validate() {
 			problems = append(problems, fmt.Errorf("reports.sinks.%s.%w", name, problem))

@@ -31,6 +31,17 @@ secrets:
   files:
     a: /a
     b: /b
+key_sets:
+  idp:
+    url: https://idp/keys
+    ca: /ca
+    refresh: 1m
+    min_refresh: 2s
+    max_stale: 3h
+    timeout: 4s
+  own:
+    file: /own
+    symmetric: true
 limits:
   message_bytes: 1
   concurrent_checks: 2
@@ -119,6 +130,10 @@ func TestParseReadsEverySetting(t *testing.T) {
 		EvaluationTimeout: 90 * time.Second,
 		Log:               settings.Log{Level: "debug", Format: "text"},
 		Secrets:           settings.Secrets{Directory: "/secrets", Files: map[string]string{"a": "/a", "b": "/b"}},
+		KeySets: map[string]settings.KeySet{
+			"idp": {URL: "https://idp/keys", CA: "/ca", Refresh: time.Minute, MinRefresh: 2 * time.Second, MaxStale: 3 * time.Hour, Timeout: 4 * time.Second},
+			"own": {File: "/own", Symmetric: true},
+		},
 		Limits: settings.Limits{
 			MessageBytes: 1, ConcurrentChecks: 2, QueueWait: 3 * time.Millisecond,
 			Handlers: settings.Handlers{Entries: 4, Bytes: 5, Compiling: 6, Waiting: 7, RetryAfter: 8 * time.Second},
@@ -233,6 +248,58 @@ func TestRead(t *testing.T) {
 	assert.EqualError(t, err, "settings: "+file+": line 1: admim is no setting here; docs/settings.md lists them")
 }
 
+// keySet changes a duration of a key set that is otherwise valid.
+func keySet(set func(*settings.KeySet, time.Duration)) func(*settings.Settings, int64) {
+	return func(s *settings.Settings, v int64) {
+		k := settings.KeySet{File: "/f"}
+		set(&k, time.Duration(v))
+		s.KeySets = map[string]settings.KeySet{"a": k}
+	}
+}
+
+func TestKeySets(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		set     settings.KeySet
+		problem string
+	}{
+		"file":                 {settings.KeySet{File: "/f"}, ""},
+		"symmetric file":       {settings.KeySet{File: "/f", Symmetric: true}, ""},
+		"url":                  {settings.KeySet{URL: "https://idp.example.com/keys?a=b"}, ""},
+		"url with its own ca":  {settings.KeySet{URL: "https://idp.example.com/keys", CA: "/ca"}, ""},
+		"this machine":         {settings.KeySet{URL: "http://127.0.0.1:1/keys"}, ""},
+		"this machine by name": {settings.KeySet{URL: "http://localhost:1/keys"}, ""},
+		"this machine in IPv6": {settings.KeySet{URL: "http://[::1]:1/keys"}, ""},
+		"nothing":              {settings.KeySet{}, "key_sets.a.file is missing; name a file with a JWK Set, or a url"},
+		"file and url":         {settings.KeySet{File: "/f", URL: "https://a"}, "key_sets.a.file stands beside url; keep the one that the keys come from"},
+		"symmetric url":        {settings.KeySet{URL: "https://a", Symmetric: true}, "key_sets.a.symmetric is true; its keys are secrets, so take them from a file"},
+		"ca without url":       {settings.KeySet{File: "/f", CA: "/ca"}, "key_sets.a.ca is set, but there is no url whose server it could verify; remove it"},
+		"no url":               {settings.KeySet{URL: "idp.example.com"}, "key_sets.a.url is none; write one such as https://idp.example.com/keys"},
+		"broken url":           {settings.KeySet{URL: "https://a:planted\x7f"}, "key_sets.a.url is none; write one such as https://idp.example.com/keys"},
+		"plain http":           {settings.KeySet{URL: "http://idp.example.com"}, "key_sets.a.url must begin with https://, or others could give you their keys; http:// is for this machine alone, such as http://127.0.0.1"},
+		"http, nearly here":    {settings.KeySet{URL: "http://localhost.example.com"}, "key_sets.a.url must begin with https://, or others could give you their keys; http:// is for this machine alone, such as http://127.0.0.1"},
+		"another scheme":       {settings.KeySet{URL: "ftp://localhost/keys"}, "key_sets.a.url must begin with https://, or others could give you their keys; http:// is for this machine alone, such as http://127.0.0.1"},
+		"password":             {settings.KeySet{URL: "https://a:planted@b/"}, "key_sets.a.url has a user or a password, which would be in logs; remove it"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := settings.Default()
+			s.KeySets = map[string]settings.KeySet{"a": c.set}
+			err := s.Validate()
+			if c.problem == "" {
+				require.NoError(t, err)
+				return
+			}
+			require.EqualError(t, err, c.problem)
+			assert.NotContains(t, err.Error(), "planted")
+		})
+	}
+	s := settings.Default()
+	s.KeySets = map[string]settings.KeySet{"A b": {File: "/f"}}
+	require.EqualError(t, s.Validate(), `key_sets has "A b"; name a key set with at most 63 of a-z, 0-9, '_' and '-', a letter or digit at both ends`)
+	assert.Equal(t, 4*time.Hour, settings.KeySet{Refresh: 2 * time.Hour}.WithDefaults().MaxStale, "long enough for two attempts")
+}
+
 // Every bound, at it and one past it.
 func TestBounds(t *testing.T) {
 	t.Parallel()
@@ -245,6 +312,10 @@ func TestBounds(t *testing.T) {
 		{"evaluation_timeout", func(s *settings.Settings, v int64) { s.EvaluationTimeout = time.Duration(v) }, 1e6, 60e9, "use 1ms to 1m0s"},
 		{"limits.queue_wait", func(s *settings.Settings, v int64) { s.Limits.QueueWait = time.Duration(v) }, 0, 1e9, "use 0s to 1s"},
 		{"limits.handlers.retry_after", func(s *settings.Settings, v int64) { s.Limits.Handlers.RetryAfter = time.Duration(v) }, 100e6, 3600e9, "use 100ms to 1h0m0s"},
+		{"key_sets.a.refresh", keySet(func(k *settings.KeySet, v time.Duration) { k.Refresh, k.MaxStale = v, 168*time.Hour }), 10e9, 24 * 3600e9, "use 10s to 24h0m0s"},
+		{"key_sets.a.min_refresh", keySet(func(k *settings.KeySet, v time.Duration) { k.MinRefresh = v }), 1e9, 300e9, "use 1s to 5m0s"},
+		{"key_sets.a.max_stale", keySet(func(k *settings.KeySet, v time.Duration) { k.MaxStale = v }), 600e9, 168 * 3600e9, "use 10m0s to 168h0m0s"},
+		{"key_sets.a.timeout", keySet(func(k *settings.KeySet, v time.Duration) { k.Timeout = v }), 100e6, 60e9, "use 100ms to 1m0s"},
 		{"shutdown.drain", func(s *settings.Settings, v int64) { s.Shutdown.Drain = time.Duration(v) }, 0, 3600e9, "use 0s to 1h0m0s"},
 		{"shutdown.timeout", func(s *settings.Settings, v int64) { s.Shutdown.Timeout = time.Duration(v) }, 0, 3600e9, "use 0s to 1h0m0s"},
 		{"limits.message_bytes", func(s *settings.Settings, v int64) { s.Limits.MessageBytes = int(v) }, 8 << 20, 1 << 30, "use 8388608 to 1073741824"},
@@ -347,11 +418,12 @@ func keys(t reflect.Type, prefix string) []string {
 	return all
 }
 
-// defaults are the settings that hold for a sink of which only the kind is set, all kinds at once.
+// defaults are the settings that hold for a sink of which only the kind is set, all kinds at once, and for a key set.
 func defaults() reflect.Value {
 	s := settings.Default()
 	s.Reports.Sinks = map[string]settings.Sink{"sink": {Stdout: &settings.StdoutSink{}}}
 	s.Reports = s.Reports.WithDefaults()
+	s.KeySets = map[string]settings.KeySet{"sink": settings.KeySet{}.WithDefaults()}
 	return reflect.ValueOf(s)
 }
 
