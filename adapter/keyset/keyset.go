@@ -43,8 +43,9 @@ const recheck = 30 * time.Second
 
 // Set is a named key set. It stays the same value while its keys follow the source.
 type Set struct {
-	name   string
 	source Source
+	// load reads the source; at most one byte more than a key set may have.
+	load   func(ctx context.Context) ([]byte, error)
 	logger *slog.Logger
 	wanted chan struct{}
 	state  atomic.Pointer[state]
@@ -99,13 +100,23 @@ type Store struct {
 func Open(ctx context.Context, sources map[string]Source, logger *slog.Logger) *Store {
 	s := &Store{sets: make(map[string]*Set, len(sources))}
 	for name, source := range sources {
-		set := &Set{name: name, source: source, logger: logger.With("key_set", name), wanted: make(chan struct{}, 1)}
-		set.state.Store(&state{})
+		s.sets[name] = newSet(source, logger.With("key_set", name))
 		if source.File != "" {
-			set.refresh(ctx)
+			s.sets[name].refresh(ctx)
 		}
-		s.sets[name] = set
 	}
+	return s
+}
+
+func newSet(source Source, logger *slog.Logger) *Set {
+	s := &Set{source: source, logger: logger, wanted: make(chan struct{}, 1)}
+	s.load = func(ctx context.Context) ([]byte, error) {
+		if source.File != "" {
+			return readFile(source.File)
+		}
+		return fetch(ctx, source.URL, source.CA)
+	}
+	s.state.Store(&state{})
 	return s
 }
 
@@ -238,12 +249,7 @@ func (s *Set) read(ctx context.Context) (keys *jwt.Keys, err error) {
 	}()
 	ctx, cancel := context.WithTimeout(ctx, s.source.Timeout)
 	defer cancel()
-	var document []byte
-	if s.source.File != "" {
-		document, err = readFile(s.source.File)
-	} else {
-		document, err = fetch(ctx, s.source.URL, s.source.CA)
-	}
+	document, err := s.load(ctx)
 	if err != nil {
 		return nil, err
 	}

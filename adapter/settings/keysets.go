@@ -67,9 +67,10 @@ func (k KeySet) validate() []error {
 		}
 	}
 	add(k.CA != "" && k.URL == "", "ca is set, but there is no url whose server it could verify; remove it")
+	const shortest = 10 * time.Second
 	return append(problems, outOf([]bound{
-		{"refresh", int64(k.Refresh), int64(10 * time.Second), int64(24 * time.Hour), true},
-		{"min_refresh", int64(k.MinRefresh), int64(time.Second), int64(min(k.Refresh, time.Hour)), true},
+		{"refresh", int64(k.Refresh), int64(shortest), int64(24 * time.Hour), true},
+		{"min_refresh", int64(k.MinRefresh), int64(time.Second), int64(min(max(k.Refresh, shortest), time.Hour)), true},
 		{"max_stale", int64(k.MaxStale), int64(2 * k.Refresh), int64(168 * time.Hour), true},
 		{"timeout", int64(k.Timeout), int64(100 * time.Millisecond), int64(time.Minute), true},
 	})...)

@@ -23,6 +23,8 @@ const (
 	// MinRSABits and MaxRSABits bound RSA keys: smaller ones are weak, larger ones take too long.
 	MinRSABits = 2048
 	MaxRSABits = 8192
+	// minRSAExponent is the smallest that hides anything. The library has bounds of its own, which OPA takes away for the whole process.
+	minRSAExponent = 3
 )
 
 // Keys is one revision of a key set. It is immutable.
@@ -76,7 +78,8 @@ func (k *Keys) Equal(other *Keys) bool { return other != nil && k.revision == ot
 
 func parseKey(entry json.RawMessage, symmetric bool) (key, bool) {
 	parsed, err := jwk.ParseKey(entry)
-	if err != nil {
+	// The type is asked for first: exported, a public Ed25519 key would pass for the bytes of a secret.
+	if err != nil || (parsed.KeyType() == jwa.OctetSeq()) != symmetric {
 		return key{}, false
 	}
 	if use, ok := parsed.KeyUsage(); ok && use != "sig" {
@@ -91,7 +94,7 @@ func parseKey(entry json.RawMessage, symmetric bool) (key, bool) {
 		var secret []byte
 		err = jwk.Export(parsed, &secret)
 		k.material = secret
-	} else if parsed.KeyType() != jwa.OctetSeq() {
+	} else {
 		k.material, err = jwk.PublicRawKeyOf(parsed)
 	}
 	if err != nil {
@@ -112,7 +115,7 @@ func parseKey(entry json.RawMessage, symmetric bool) (key, bool) {
 func algorithmsOf(material any) []jwa.SignatureAlgorithm {
 	switch m := material.(type) {
 	case *rsa.PublicKey:
-		if bits := m.N.BitLen(); bits >= MinRSABits && bits <= MaxRSABits {
+		if bits := m.N.BitLen(); bits >= MinRSABits && bits <= MaxRSABits && m.E >= minRSAExponent {
 			return []jwa.SignatureAlgorithm{jwa.RS256(), jwa.RS384(), jwa.RS512(), jwa.PS256(), jwa.PS384(), jwa.PS512()}
 		}
 	case *ecdsa.PublicKey:

@@ -1,0 +1,62 @@
+package jwt
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestCacheIsBounded(t *testing.T) {
+	t.Parallel()
+	id := func(i int) cacheID { return cacheID{token: sha256.Sum256([]byte(strconv.Itoa(i)))} }
+	entries, bytes := NewCache(10, 1<<20), NewCache(1000, 100)
+	for i := range 100 {
+		entries.add(id(i), &token{payload: make([]byte, 10)})
+		bytes.add(id(i), &token{payload: make([]byte, 30)})
+		bytes.add(id(i), &token{payload: make([]byte, 30)})
+		require.LessOrEqual(t, entries.lru.Len(), 10)
+		require.LessOrEqual(t, bytes.bytes, 100)
+		require.Equal(t, 30*bytes.lru.Len(), bytes.bytes)
+	}
+	assert.Equal(t, 10, entries.lru.Len())
+	assert.Equal(t, 3, bytes.lru.Len())
+	_, ok := entries.get(id(99))
+	assert.True(t, ok)
+	_, ok = entries.get(id(1))
+	assert.False(t, ok)
+
+	bytes.add(id(1000), &token{payload: make([]byte, 1000)})
+	assert.Equal(t, 1, bytes.lru.Len(), "one that is too large by itself is kept alone")
+
+	var none *Cache
+	none.add(id(1), &token{})
+	_, ok = none.get(id(1))
+	assert.False(t, ok)
+}
+
+// No part of what is kept holds the token, nor enough of it to put it together again.
+func TestCacheHasNoTokens(t *testing.T) {
+	t.Parallel()
+	c := NewCache(10, 1<<20)
+	payload := []byte(`{"sub":"alice","iss":"i","aud":["a"]}`)
+	text := "head." + encoding.EncodeToString(payload) + ".planted-signature"
+	t1 := &token{text: text, payload: payload, algorithm: "ES256"}
+	var err error
+	t1.claims, err = decodeObject(payload)
+	require.NoError(t, err)
+	require.NoError(t, t1.readClaims())
+	c.add(cacheID{}, t1)
+	kept, ok := c.get(cacheID{})
+	require.True(t, ok)
+	assert.Equal(t, "alice", kept.claims["sub"])
+	assert.Empty(t, kept.payload)
+	all := fmt.Sprintf("%+v", reflect.ValueOf(kept).Elem())
+	assert.NotContains(t, all, "planted")
+	assert.NotContains(t, all, strings.Split(text, ".")[1])
+}
