@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -457,4 +458,51 @@ func TestConcurrentUse(t *testing.T) {
 	group.Wait()
 	assert.Zero(t, wrong.Load())
 	assert.Eventually(t, func() bool { return gate.Running() == 0 }, 10*time.Second, time.Millisecond)
+}
+
+// What a check verified is seen by the checks after it, of whichever cost, and only where it passed; the first to tell is believed.
+func TestClaimsReachLaterChecks(t *testing.T) {
+	t.Parallel()
+	tells := func(name string, cost policy.Cost, result policy.Result, sub string) policy.Check {
+		v := policy.Verdict{Result: result, Claims: map[string]any{"sub": sub}}
+		if result == policy.Failed {
+			v.Failure = policy.Fail(openClass, "open")
+		}
+		return gives(name, cost, v)
+	}
+	for _, test := range []struct {
+		name   string
+		checks []policy.Check
+		want   any
+	}{
+		{"nobody tells", nil, nil},
+		{"a check that passed", []policy.Check{tells("a", policy.Compute, policy.Passed, "alice")}, "alice"},
+		{"a cheap check that passed", []policy.Check{tells("a", policy.Instant, policy.Passed, "alice")}, "alice"},
+		{"the first of two", []policy.Check{tells("a", policy.Compute, policy.Passed, "alice"), tells("b", policy.Compute, policy.Passed, "bob")}, "alice"},
+		{"the cheap one is first", []policy.Check{tells("a", policy.Compute, policy.Passed, "alice"), tells("b", policy.Instant, policy.Passed, "bob")}, "bob"},
+		{"a check that failed", []policy.Check{tells("a", policy.Compute, policy.Failed, "alice")}, nil},
+		{"a check that denied", []policy.Check{tells("a", policy.Compute, policy.Denied, "alice")}, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			for _, required := range []config.Require{config.All, config.Any} {
+				h := handler()
+				h.Require, h.Modes = required, h.Modes.With(openClass, config.Open)
+				var seen *policy.Request
+				last := fakeCheck{"last", policy.Compute, func(_ context.Context, r *policy.Request) policy.Verdict {
+					seen = r
+					return policy.Pass("")
+				}}
+				request := &policy.Request{Instance: "i", Subject: &policy.Subject{User: "u"}}
+				compile(h, append(slices.Clone(test.checks), last)...).Evaluate(t.Context(), request)
+				assert.Nil(t, request.Claims, "the request is the door's")
+				if seen == nil { // what went before was enough
+					continue
+				}
+				assert.Equal(t, request.Subject, seen.Subject)
+				assert.Equal(t, request.Instance, seen.Instance)
+				assert.Equal(t, test.want, seen.Claims["sub"])
+			}
+		})
+	}
 }

@@ -1,6 +1,7 @@
 package rego_test
 
 import (
+	"encoding/json"
 	"math"
 	"testing"
 
@@ -44,6 +45,10 @@ func TestInput(t *testing.T) {
 		}, `{"action":{"method":"m","namespace":"n","path":"/p","properties":{"p":"av"},"service":"s"},"subject":{"groups":["g"],"properties":{"p":"sv"},"user":"u"}}`, ""},
 		{"groups are one", &policy.Request{Subject: &policy.Subject{Groups: "a,b c"}}, `{"action":{},"subject":{"groups":["a,b c"]}}`, ""},
 		{"action alone", &policy.Request{Action: &policy.Action{Path: "/"}}, `{"action":{"path":"/"},"subject":{}}`, ""},
+		{"a token's claims", &policy.Request{Claims: map[string]any{
+			"sub": "a", "n": json.Number("12345678901234567890"), "f": json.Number("1.50"), "yes": true, "null": nil, "o": map[string]any{"l": []any{"x", json.Number("1")}},
+		}}, `{"action":{},"subject":{},"token":{"f":1.50,"n":12345678901234567890,"null":null,"o":{"l":["x",1]},"sub":"a","yes":true}}`, ""},
+		{"a token without claims", &policy.Request{Claims: map[string]any{}}, `{"action":{},"subject":{},"token":{}}`, ""},
 		{"string", one(str("v")), `"v"`, ""},
 		{"empty string", one(str("")), `""`, ""},
 		{"quotes and controls", one(str("\"\\\n\x00<")), `"\"\\\n\u0000\u003c"`, ""},
