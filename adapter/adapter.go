@@ -50,6 +50,7 @@ type Adapter struct {
 	health   *health.Server
 	// endWatches ends the streams of those who watch the health service.
 	endWatches context.CancelFunc
+	transport  *transport.Transport
 	listener   net.Listener
 	admin      *admin.Server
 	// adminListener is nil where the settings want none.
@@ -71,6 +72,11 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 	observer.CountSecrets(secrets.Unavailable)
 	keySets := keyset.Open(ctx, keySetSources(s.KeySets), logger)
 	observer.CountKeySets(keySets.Stats)
+	access, err := transport.New(s, secrets, observer, logger)
+	if err != nil {
+		return nil, err
+	}
+	observer.CountTransport(access)
 	pipeline, sinks, err := openPipeline(ctx, s.Reports, os.Stdout, logger)
 	if err != nil {
 		return nil, err
@@ -95,6 +101,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		Planner:  &report.Planner{Sinks: pipeline.Sinks(), Default: reports.DefaultSinks},
 		Acceptor: pipeline,
 		Recorder: decisions,
+		Caller:   transport.Caller,
 	}, mixer.HandlerLimits{
 		Entries:    s.Limits.Handlers.Entries,
 		Bytes:      s.Limits.Handlers.Bytes,
@@ -109,7 +116,8 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		logger:     logger,
 		secrets:    secrets,
 		keySets:    keySets,
-		server:     transport.NewServer(mixer.NewCodec(), s.Limits.MessageBytes, logger),
+		server:     access.NewServer(mixer.NewCodec()),
+		transport:  access,
 		health:     health.NewServer(),
 		endWatches: endWatches,
 		pipeline:   pipeline,
@@ -136,7 +144,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 // listen opens the listeners.
 func (a *Adapter) listen(ctx context.Context) (err error) {
 	s := a.settings
-	if a.listener, err = transport.Listen(ctx, "listen", s.Listen, s.AllowPlaintext, a.logger); err != nil {
+	if a.listener, err = a.transport.Listen(ctx); err != nil {
 		return err
 	}
 	if s.Admin == "" {
@@ -148,8 +156,14 @@ func (a *Adapter) listen(ctx context.Context) (err error) {
 	return err
 }
 
-// Address returns where Mixer's calls are taken.
-func (a *Adapter) Address() string { return a.listener.Addr().String() }
+// Address returns where Mixer's calls are taken: host:port, or unix:///PATH.
+func (a *Adapter) Address() string {
+	address := a.listener.Addr()
+	if address.Network() == "unix" {
+		return "unix://" + address.String()
+	}
+	return address.String()
+}
 
 // AdminAddress returns where the admin server listens; empty for nowhere.
 func (a *Adapter) AdminAddress() string {
@@ -179,6 +193,12 @@ func (a *Adapter) Run(ctx context.Context) error {
 	deliver := newStage(parts, func(ctx context.Context) error { return a.pipeline.Run(ctx, a.settings.Reports.Flush) })
 	record := newStage(parts, func(ctx context.Context) error { a.decisions.Run(ctx); return nil })
 	group.Go(func() error { return a.watchReports(parts) })
+	begun := make(chan struct{})
+	group.Go(func() error { a.transport.Run(parts, func() { close(begun) }); return nil })
+	select {
+	case <-begun:
+	case <-ctx.Done():
+	}
 	group.Go(func() error {
 		// It says that it was stopped where Run is told to end before it has begun.
 		if err := a.server.Serve(a.listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {

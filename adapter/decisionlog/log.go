@@ -2,6 +2,7 @@
 package decisionlog
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -53,6 +54,7 @@ type Log struct {
 
 // entry is a record that waits. It is made at once: a request is a part of the whole call, which may be far larger and would wait with it.
 type entry struct {
+	caller  string
 	handler *config.Handler
 	raw     string
 }
@@ -91,7 +93,7 @@ func (l *Log) Stats() Stats {
 
 // Record takes a decision if its handler wants it recorded, and returns the id of the record; empty where there is none. It never
 // waits. An id whose record then finds no room is counted in Stats.
-func (l *Log) Record(handler *config.Handler, request *policy.Request, decision policy.Decision, elapsed time.Duration) (id string) {
+func (l *Log) Record(caller string, handler *config.Handler, request *policy.Request, decision policy.Decision, elapsed time.Duration) (id string) {
 	if handler == nil || !wanted(handler.DecisionLog, decision) {
 		return ""
 	}
@@ -102,7 +104,7 @@ func (l *Log) Record(handler *config.Handler, request *policy.Request, decision 
 		}
 	}()
 	id = newID()
-	e := entry{handler: handler, raw: raw(id, handler, request, &decision, elapsed)}
+	e := entry{caller: caller, handler: handler, raw: raw(id, handler, request, &decision, elapsed)}
 	size := int64(len(e.raw))
 	if l.bytes.Add(size) <= l.options.WaitingBytes {
 		select {
@@ -177,15 +179,18 @@ func (l *Log) gather(ctx context.Context, first entry) []entry {
 	return entries
 }
 
-// hand gives entries to the pipeline, those of one handler in one call.
+// hand gives entries to the pipeline, those of one handler and caller in one call.
 func (l *Log) hand(ctx context.Context, entries []entry) {
-	slices.SortStableFunc(entries, func(a, b entry) int { return strings.Compare(a.handler.Fingerprint, b.handler.Fingerprint) })
+	order := func(a, b entry) int {
+		return cmp.Or(strings.Compare(a.handler.Fingerprint, b.handler.Fingerprint), strings.Compare(a.caller, b.caller))
+	}
+	slices.SortStableFunc(entries, order)
 	for i := range entries {
 		l.bytes.Add(-int64(len(entries[i].raw)))
 	}
 	for len(entries) > 0 {
 		n := 1
-		for n < len(entries) && entries[n].handler.Fingerprint == entries[0].handler.Fingerprint {
+		for n < len(entries) && order(entries[n], entries[0]) == 0 {
 			n++
 		}
 		if err := l.accept(ctx, entries[:n]); err != nil {
@@ -211,7 +216,7 @@ func (l *Log) accept(ctx context.Context, entries []entry) (err error) {
 		}
 	}()
 	handler := entries[0].handler
-	call := &report.Call{Kind: record.KindDecision, Handler: handler.Name, Sinks: l.sinks(handler.DecisionLog.Sinks)}
+	call := &report.Call{Kind: record.KindDecision, Handler: handler.Name, Caller: entries[0].caller, Sinks: l.sinks(handler.DecisionLog.Sinks)}
 	for i := range entries {
 		call.Instances = append(call.Instances, entries[i].raw)
 	}

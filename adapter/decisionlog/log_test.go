@@ -109,7 +109,7 @@ func TestWhichDecisionsAreRecorded(t *testing.T) {
 			end := run(log)
 			ids := map[string]string{}
 			for _, d := range []policy.Decision{allow, deny, opened, closed} {
-				if id := log.Record(handler(c.log), request, d, 1500*time.Microsecond); id != "" {
+				if id := log.Record("", handler(c.log), request, d, 1500*time.Microsecond); id != "" {
 					assert.Regexp(t, "^[a-z2-7]{16}$", id)
 					ids[id] = d.Outcome()
 				}
@@ -131,7 +131,7 @@ func TestWhichDecisionsAreRecorded(t *testing.T) {
 		})
 	}
 	log := decisionlog.New(&acceptor{}, decisionlog.Options{})
-	assert.Empty(t, log.Record(nil, request, deny, 0), "a call without a known handler has no log")
+	assert.Empty(t, log.Record("", nil, request, deny, 0), "a call without a known handler has no log")
 }
 
 func TestAllowsAreSampled(t *testing.T) {
@@ -139,7 +139,7 @@ func TestAllowsAreSampled(t *testing.T) {
 	log := decisionlog.New(&acceptor{}, decisionlog.Options{Waiting: n})
 	h := handler(config.DecisionLog{Record: config.RecordSampled, SampleOneIn: one})
 	for range n {
-		log.Record(h, request, allow, 0)
+		log.Record("", h, request, allow, 0)
 	}
 	assert.InDelta(t, n/one, log.Stats().Waiting, 500) // more than eleven standard deviations
 }
@@ -154,7 +154,7 @@ func TestRecordNeverWaits(t *testing.T) {
 		start := time.Now()
 		const n = 100
 		for range n {
-			assert.NotEmpty(t, log.Record(h, request, allow, 0))
+			assert.NotEmpty(t, log.Record("", h, request, allow, 0))
 		}
 		assert.Zero(t, time.Since(start))
 		end()
@@ -171,12 +171,12 @@ func TestRecordsThatWaitAreBoundedInBytes(t *testing.T) {
 	log := decisionlog.New(&acceptor{}, decisionlog.Options{WaitingBytes: 5000})
 	h := handler(config.DecisionLog{Record: config.RecordAll})
 	for range 10 {
-		log.Record(h, large, allow, 0)
+		log.Record("", h, large, allow, 0)
 	}
 	assert.Equal(t, decisionlog.Stats{Waiting: 4, Crowded: 6}, log.Stats())
 	run(log)()
 	for range 4 {
-		log.Record(h, large, allow, 0)
+		log.Record("", h, large, allow, 0)
 	}
 	assert.Equal(t, decisionlog.Stats{Waiting: 4, Crowded: 6, Recorded: 4}, log.Stats(), "the room comes back")
 }
@@ -197,16 +197,37 @@ func TestBatches(t *testing.T) {
 			a.calls = nil
 			return all
 		}
-		log.Record(first, request, allow, 0)
-		log.Record(second, request, allow, 0)
+		log.Record("", first, request, allow, 0)
+		log.Record("", second, request, allow, 0)
 		assert.Empty(t, sizes(), "a batch waits for more")
 		time.Sleep(time.Second)
 		assert.Equal(t, []string{"shop 1", "other 1"}, sizes(), "but not for ever, and handlers do not mix")
 		for range 4 {
-			log.Record(first, request, allow, 0)
+			log.Record("", first, request, allow, 0)
 		}
 		assert.Equal(t, []string{"shop 3"}, sizes(), "a full one waits no longer")
 	})
+}
+
+func TestRecordsHaveTheirCaller(t *testing.T) {
+	a := &acceptor{}
+	log := decisionlog.New(a, decisionlog.Options{})
+	h := handler(config.DecisionLog{Record: config.RecordAll})
+	ids := map[string][]string{}
+	for _, caller := range []string{"a", "b", "", "a"} { // before Run, so that they wait together
+		ids[caller] = append(ids[caller], log.Record(caller, h, request, allow, 0))
+	}
+	run(log)()
+	got := map[string][]string{}
+	for _, call := range a.calls {
+		for _, raw := range call.Instances {
+			d, err := record.DecodeDecision(raw)
+			require.NoError(t, err)
+			got[call.Caller] = append(got[call.Caller], d.ID)
+		}
+	}
+	assert.Equal(t, ids, got)
+	assert.Len(t, a.calls, 3, "callers do not mix")
 }
 
 func TestSinks(t *testing.T) {
@@ -218,7 +239,7 @@ func TestSinks(t *testing.T) {
 		a := &acceptor{}
 		log := decisionlog.New(a, decisionlog.Options{Sinks: []string{"main", "audit"}, Default: []string{"main"}})
 		end := run(log)
-		log.Record(handler(config.DecisionLog{Record: config.RecordAll, Sinks: c.named}), request, allow, 0)
+		log.Record("", handler(config.DecisionLog{Record: config.RecordAll, Sinks: c.named}), request, allow, 0)
 		end()
 		require.Len(t, a.calls, 1, name)
 		assert.Equal(t, c.want, a.calls[0].Sinks, name)
@@ -231,8 +252,8 @@ func TestRefusals(t *testing.T) {
 	log := decisionlog.New(&acceptor{err: full}, decisionlog.Options{Complain: func(err error) { complaints = append(complaints, err) }})
 	end := run(log)
 	h := handler(config.DecisionLog{Record: config.RecordAll})
-	log.Record(h, request, allow, 0)
-	log.Record(h, request, allow, 0)
+	log.Record("", h, request, allow, 0)
+	log.Record("", h, request, allow, 0)
 	end()
 	assert.Equal(t, uint64(2), log.Stats().Refused)
 	require.NotEmpty(t, complaints)
@@ -242,17 +263,17 @@ func TestRefusals(t *testing.T) {
 	log = decisionlog.New(a, decisionlog.Options{})
 	end = run(log)
 	for range 5 {
-		log.Record(h, request, allow, 0)
+		log.Record("", h, request, allow, 0)
 	}
 	end()
 	assert.Len(t, a.records(t), 5, "what is too large together is handed over in parts")
 
 	log = decisionlog.New(nil, decisionlog.Options{Complain: func(err error) { complaints = append(complaints, err) }})
 	end = run(log)
-	log.Record(h, request, allow, 0)
+	log.Record("", h, request, allow, 0)
 	end()
 	assert.Equal(t, uint64(1), log.Stats().Refused, "a panic costs its records alone")
-	assert.NotEmpty(t, log.Record(h, nil, allow, 0), "a request that cannot be written costs its record alone")
+	assert.NotEmpty(t, log.Record("", h, nil, allow, 0), "a request that cannot be written costs its record alone")
 	assert.Equal(t, uint64(2), log.Stats().Refused)
 	assert.ErrorContains(t, errors.Join(complaints...), "panicked")
 }
@@ -302,7 +323,7 @@ func TestInput(t *testing.T) {
 			a := &acceptor{}
 			log := decisionlog.New(a, decisionlog.Options{})
 			end := run(log)
-			log.Record(h, c.request, deny, 0)
+			log.Record("", h, c.request, deny, 0)
 			end()
 			input := a.records(t)[0].Input
 			assert.True(t, json.Valid([]byte(input)))
@@ -320,7 +341,7 @@ func BenchmarkRecord(b *testing.B) {
 			h := handler(config.DecisionLog{Record: recording})
 			b.ReportAllocs()
 			for b.Loop() {
-				log.Record(h, request, deny, 0)
+				log.Record("", h, request, deny, 0)
 			}
 		})
 	}

@@ -33,6 +33,7 @@ type Door struct {
 	acceptor Acceptor
 	recorder Recorder
 	observer Observer
+	caller   func(ctx context.Context) string
 }
 
 // Engines are what stands behind a door.
@@ -45,13 +46,15 @@ type Engines struct {
 	Acceptor Acceptor
 	// Recorder keeps decisions.
 	Recorder Recorder
+	// Caller returns who makes a call, by the call's context; empty where callers are not known.
+	Caller func(ctx context.Context) string
 }
 
 // Recorder keeps decisions.
 type Recorder interface {
 	// Record takes a decision and returns the id under which it is kept; empty where it is not. It does not wait. The handler is nil
-	// where the call brought none that could be decoded.
-	Record(handler *config.Handler, request *policy.Request, decision policy.Decision, elapsed time.Duration) (id string)
+	// where the call brought none that could be decoded, and the caller empty where it is not known.
+	Record(caller string, handler *config.Handler, request *policy.Request, decision policy.Decision, elapsed time.Duration) (id string)
 }
 
 // NewDoor returns a door to the engines. Limits holds for the handlers of checks and for those of reports, each by themselves.
@@ -62,6 +65,7 @@ func NewDoor(engines Engines, limits HandlerLimits, observer Observer) *Door {
 		acceptor: engines.Acceptor,
 		recorder: engines.Recorder,
 		observer: observer,
+		caller:   engines.Caller,
 	}
 }
 
@@ -107,20 +111,22 @@ func (d *Door) Register(server grpc.ServiceRegistrar) {
 	}
 }
 
-// register describes a template's one method to gRPC.
+// register describes a template's one method to gRPC. The message is received where the interceptors let the call pass, not before: a
+// caller whom they refuse must not make us hold it.
 func (d *Door) register(server grpc.ServiceRegistrar, service, method string, answer func(ctx context.Context, text string) (any, error)) {
 	info := &grpc.UnaryServerInfo{Server: d, FullMethod: "/" + service + "/" + method}
 	handle := func(_ any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
 		in := &message{}
-		if err := decode(in); err != nil {
-			return nil, err
+		receive := func(ctx context.Context, _ any) (any, error) {
+			if err := decode(in); err != nil {
+				return nil, err
+			}
+			return answer(ctx, in.text)
 		}
 		if intercept == nil {
-			return answer(ctx, in.text)
+			return receive(ctx, in)
 		}
-		return intercept(ctx, in, info, func(ctx context.Context, _ any) (any, error) {
-			return answer(ctx, in.text)
-		})
+		return intercept(ctx, in, info, receive)
 	}
 	server.RegisterService(&grpc.ServiceDesc{
 		ServiceName: service,
@@ -140,7 +146,7 @@ func (d *Door) check(ctx context.Context, t checkTemplate, text string) (result 
 	start := time.Now()
 	handler, request, decision := d.decide(ctx, t, text)
 	elapsed := time.Since(start)
-	decision.ID = d.recorder.Record(handler, request, decision, elapsed)
+	decision.ID = d.recorder.Record(d.caller(ctx), handler, request, decision, elapsed)
 	d.observer.Decided(handler, request.Instance, decision, elapsed)
 	return checkResult(decision)
 }

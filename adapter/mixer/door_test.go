@@ -12,6 +12,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"istio.io/api/mixer/adapter/model/v1beta1"
 
@@ -239,6 +241,19 @@ func TestDoorNeverAnswersWithAnRPCError(t *testing.T) {
 	_, ok := intercepted.Load(mixertest.Method)
 	assert.True(t, ok, "interceptors see the call")
 	assert.Equal(t, []string{"authorization.HandleAuthorizationService"}, CheckServices())
+}
+
+// A caller whom an interceptor refuses is answered before its message has come, and nothing of it is held meanwhile.
+func TestDoorReceivesNothingOfTheRefused(t *testing.T) {
+	connection := serve(t, newTestDoor(t, quiet{}), grpc.UnaryInterceptor(
+		func(context.Context, any, *grpc.UnaryServerInfo, grpc.UnaryHandler) (any, error) {
+			return nil, status.Error(codes.Unauthenticated, "who are you")
+		}))
+	for _, method := range []string{mixertest.Method, mixertest.LogEntryMethod} {
+		stream, err := connection.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, method)
+		require.NoError(t, err)
+		assert.Equal(t, codes.Unauthenticated, status.Code(stream.RecvMsg(nil)), "without a message")
+	}
 }
 
 func TestDoorAnswersWhenTheCallersTimeIsUp(t *testing.T) {

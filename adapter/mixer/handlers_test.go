@@ -41,13 +41,13 @@ func testCompiler() *policy.Compiler {
 
 // testEngines are a compiler's, with no room for reports and no record of decisions.
 func testEngines(compiler *policy.Compiler) Engines {
-	return Engines{Compiler: compiler, Planner: &report.Planner{}, Acceptor: &acceptor{}, Recorder: recorder{}}
+	return Engines{Compiler: compiler, Planner: &report.Planner{}, Acceptor: &acceptor{}, Recorder: recorder{}, Caller: func(context.Context) string { return "" }}
 }
 
 // recorder gives every decision the same id.
 type recorder struct{ id string }
 
-func (r recorder) Record(*config.Handler, *policy.Request, policy.Decision, time.Duration) string {
+func (r recorder) Record(string, *config.Handler, *policy.Request, policy.Decision, time.Duration) string {
 	return r.id
 }
 

@@ -92,6 +92,7 @@ func (d *Door) report(ctx context.Context, t reportTemplate, text string) (resul
 	plan := d.plans.get(&request)
 	outcome.Handler = plan.Handler()
 	call, left := plan.Call(t.kind, request.instances)
+	call.Caller = d.caller(ctx)
 	if err := d.acceptor.Accept(ctx, call); err != nil {
 		outcome.Refused = report.Refuse("", err)
 		return nil, status.Error(refusalCode(err), "the report could not be accepted: "+outcome.Refused.Class)

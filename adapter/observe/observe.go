@@ -46,11 +46,13 @@ type Observer struct {
 	compiled  *prometheus.CounterVec
 
 	reports, reportCalls *prometheus.CounterVec
+	refused              *prometheus.CounterVec
 
 	counters sync.Map // counterKey → prometheus.Counter: the vector's own look-up hashes every label at every call
 	handlers labels
 	failures throttle
 	problems throttle
+	refusals throttle
 }
 
 type counterKey struct {
@@ -84,11 +86,15 @@ func New(logger *slog.Logger, version string) *Observer {
 		Name: "tollgate_report_calls_total",
 		Help: "Report calls by kind and result (ok, or the class of refusal).",
 	}, []string{"kind", "result"})
+	o.refused = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "tollgate_refused_total",
+		Help: "Connections and calls refused before anything was decided, by reason.",
+	}, []string{"reason"})
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "tollgate_build_info", Help: "Always 1; the version is a label.", ConstLabels: prometheus.Labels{"version": version},
 	})
 	build.Set(1)
-	o.registry.MustRegister(o.decisions, o.seconds, o.compiled, o.reports, o.reportCalls, build,
+	o.registry.MustRegister(o.decisions, o.seconds, o.compiled, o.reports, o.reportCalls, o.refused, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return o
 }

@@ -272,6 +272,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	o.CountDecisionLog(decisionlog.New(pipeline, decisionlog.Options{}))
 	o.CountSecrets(func() []string { return nil })
 	o.CountSinks(map[string]report.Sink{"s": &counting{}})
+	o.CountTransport(access{})
 	descriptions := make(chan *prometheus.Desc)
 	go func() {
 		defer close(descriptions)

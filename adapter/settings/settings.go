@@ -12,6 +12,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -19,12 +20,18 @@ import (
 
 // Settings is the whole configuration of a process. See docs/settings.md, which a test keeps complete.
 type Settings struct {
-	// Listen is the host:port for Mixer.
+	// Listen is the host:port for Mixer, or unix:///PATH for a socket.
 	Listen string `yaml:"listen"`
 	// Admin is the host:port for health, metrics and profiles; empty for none.
 	Admin string `yaml:"admin"`
 	// AllowPlaintext consents to listeners that others than this machine can reach without encryption.
 	AllowPlaintext bool `yaml:"allow_plaintext"`
+	// TLS says how calls are encrypted.
+	TLS TLS `yaml:"tls"`
+	// Callers maps names to those who may call, besides the client certificates of TLS. Without either everybody may.
+	Callers map[string]Caller `yaml:"callers"`
+	// Connections bounds what connections may take.
+	Connections Connections `yaml:"connections"`
 	// EvaluationTimeout bounds a decision of handlers that set no bound of their own.
 	EvaluationTimeout time.Duration `yaml:"evaluation_timeout"`
 	// Log says what is logged, to standard error.
@@ -96,6 +103,8 @@ func Default() Settings {
 	return Settings{
 		Listen:            "127.0.0.1:44225",
 		Admin:             "127.0.0.1:44226",
+		TLS:               TLS{MinVersion: "1.2"},
+		Connections:       defaultConnections(),
 		EvaluationTimeout: 500 * time.Millisecond,
 		Log:               Log{Level: "info", Format: "json"},
 		Limits: Limits{
@@ -197,10 +206,15 @@ func (s Settings) Validate() error {
 			problems = append(problems, fmt.Errorf(format, args...))
 		}
 	}
-	_, _, err := net.SplitHostPort(s.Listen)
-	add(err != nil, "listen is %q; write host:port, such as 127.0.0.1:44225", s.Listen)
+	if strings.HasPrefix(s.Listen, "unix:") {
+		path, ok := SocketPath(s.Listen)
+		add(!ok || len(path) > maxSocketPath || strings.HasSuffix(path, "/"), "listen is %q; write unix:///PATH with a path of at most %d bytes", s.Listen, maxSocketPath)
+	} else {
+		_, _, err := net.SplitHostPort(s.Listen)
+		add(err != nil, "listen is %q; write host:port, such as 127.0.0.1:44225", s.Listen)
+	}
 	if s.Admin != "" {
-		_, _, err = net.SplitHostPort(s.Admin)
+		_, _, err := net.SplitHostPort(s.Admin)
 		add(err != nil, "admin is %q; write host:port, or nothing for no admin listener", s.Admin)
 	}
 	add(!slices.Contains([]string{"debug", "info", "warn", "error"}, s.Log.Level), "log.level is %q; use debug, info, warn or error", s.Log.Level)
@@ -237,6 +251,5 @@ func (s Settings) Validate() error {
 	} {
 		add(n.value < n.least || n.value > n.most, "%s is %d; use %d to %d", n.key, n.value, n.least, n.most)
 	}
-	problems = append(problems, validateKeySets(s.KeySets)...)
-	return errors.Join(append(problems, s.Reports.validate()...)...)
+	return errors.Join(slices.Concat(problems, s.TLS.validate(), s.validateCallers(), s.Connections.validate(), validateKeySets(s.KeySets), s.Reports.validate())...)
 }

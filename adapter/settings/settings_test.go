@@ -22,6 +22,43 @@ const everything = `
 listen: 0.0.0.0:1
 admin: ""
 allow_plaintext: true
+tls:
+  cert: /tls.crt
+  key: /tls.key
+  client_ca: /ca.crt
+  client_names: [mixer, "*.example.org"]
+  min_version: "1.3"
+callers:
+  a:
+    bearer: secret-a
+  b:
+    authorization: secret-b
+  c:
+    header:
+      name: x-api-key
+      secret: secret-c
+  d:
+    jwt:
+      issuer: https://issuer
+      audiences: [tollgate]
+      keys_file: /jwks
+      keys_url: https://issuer/jwks
+      keys_ca: /issuer.crt
+      keys_refresh: 1h
+      algorithms: [EdDSA]
+      leeway: 20s
+connections:
+  max: 11
+  max_per_address: 12
+  streams: 13
+  max_age: 14m
+  max_age_grace: 15s
+  handshake_timeout: 16s
+  keepalive: 17s
+  keepalive_timeout: 18s
+  min_ping_interval: 19s
+  header_bytes: 20
+  buffer_bytes: 21
 evaluation_timeout: 1m30s
 log:
   level: debug
@@ -125,8 +162,22 @@ func TestParseReadsEverySetting(t *testing.T) {
 	require.NoError(t, err)
 	tls := settings.ClientTLS{Enabled: true, CA: "/ca", Cert: "/cert", Key: "/key", ServerName: "sn"}
 	want := settings.Settings{
-		Listen:            "0.0.0.0:1",
-		AllowPlaintext:    true,
+		Listen:         "0.0.0.0:1",
+		AllowPlaintext: true,
+		TLS:            settings.TLS{Cert: "/tls.crt", Key: "/tls.key", ClientCA: "/ca.crt", ClientNames: []string{"mixer", "*.example.org"}, MinVersion: "1.3"},
+		Callers: map[string]settings.Caller{
+			"a": {Bearer: "secret-a"},
+			"b": {Authorization: "secret-b"},
+			"c": {Header: &settings.HeaderCredential{Name: "x-api-key", Secret: "secret-c"}},
+			"d": {JWT: &settings.JWT{
+				Issuer: "https://issuer", Audiences: []string{"tollgate"}, KeysFile: "/jwks", KeysURL: "https://issuer/jwks", KeysCA: "/issuer.crt",
+				KeysRefresh: time.Hour, Algorithms: []string{"EdDSA"}, Leeway: 20 * time.Second,
+			}},
+		},
+		Connections: settings.Connections{
+			Max: 11, MaxPerAddress: 12, Streams: 13, MaxAge: 14 * time.Minute, MaxAgeGrace: 15 * time.Second, HandshakeTimeout: 16 * time.Second,
+			Keepalive: 17 * time.Second, KeepaliveTimeout: 18 * time.Second, MinPingInterval: 19 * time.Second, HeaderBytes: 20, BufferBytes: 21,
+		},
 		EvaluationTimeout: 90 * time.Second,
 		Log:               settings.Log{Level: "debug", Format: "text"},
 		Secrets:           settings.Secrets{Directory: "/secrets", Files: map[string]string{"a": "/a", "b": "/b"}},
@@ -309,6 +360,17 @@ func TestBounds(t *testing.T) {
 		least, most int64
 		problem     string
 	}{
+		{"connections.max", func(s *settings.Settings, v int64) { s.Connections.Max = int(v) }, 1, 1 << 20, "use 1 to 1048576"},
+		{"connections.max_per_address", func(s *settings.Settings, v int64) { s.Connections.MaxPerAddress = int(v) }, 1, 1 << 20, "use 1 to 1048576"},
+		{"connections.streams", func(s *settings.Settings, v int64) { s.Connections.Streams = int(v) }, 1, 1 << 20, "use 1 to 1048576"},
+		{"connections.max_age", func(s *settings.Settings, v int64) { s.Connections.MaxAge = time.Duration(v) }, 0, 8760 * 3600e9, "use 0s to 8760h0m0s"},
+		{"connections.max_age_grace", func(s *settings.Settings, v int64) { s.Connections.MaxAgeGrace = time.Duration(v) }, 1e9, 3600e9, "use 1s to 1h0m0s"},
+		{"connections.handshake_timeout", func(s *settings.Settings, v int64) { s.Connections.HandshakeTimeout = time.Duration(v) }, 100e6, 120e9, "use 100ms to 2m0s"},
+		{"connections.keepalive", func(s *settings.Settings, v int64) { s.Connections.Keepalive = time.Duration(v) }, 1e9, 24 * 3600e9, "use 1s to 24h0m0s"},
+		{"connections.keepalive_timeout", func(s *settings.Settings, v int64) { s.Connections.KeepaliveTimeout = time.Duration(v) }, 1e9, 3600e9, "use 1s to 1h0m0s"},
+		{"connections.min_ping_interval", func(s *settings.Settings, v int64) { s.Connections.MinPingInterval = time.Duration(v) }, 1e6, 3600e9, "use 1ms to 1h0m0s"},
+		{"connections.header_bytes", func(s *settings.Settings, v int64) { s.Connections.HeaderBytes = int(v) }, 8192, 1 << 20, "use 8192 to 1048576"},
+		{"connections.buffer_bytes", func(s *settings.Settings, v int64) { s.Connections.BufferBytes = int(v) }, 4096, 1 << 20, "use 4096 to 1048576"},
 		{"evaluation_timeout", func(s *settings.Settings, v int64) { s.EvaluationTimeout = time.Duration(v) }, 1e6, 60e9, "use 1ms to 1m0s"},
 		{"limits.queue_wait", func(s *settings.Settings, v int64) { s.Limits.QueueWait = time.Duration(v) }, 0, 1e9, "use 0s to 1s"},
 		{"limits.handlers.retry_after", func(s *settings.Settings, v int64) { s.Limits.Handlers.RetryAfter = time.Duration(v) }, 100e6, 3600e9, "use 100ms to 1h0m0s"},
@@ -376,6 +438,17 @@ func TestValidate(t *testing.T) {
 				`limits.handlers.entries is 0; use 1 to 1048576`,
 				`limits.handlers.bytes is 0; use 65536 to 1073741824`,
 				`limits.handlers.compiling is 0; use 1 to 256`,
+				`tls.min_version is ""; use "1.2" or "1.3"`,
+				`connections.max is 0; use 1 to 1048576`,
+				`connections.max_per_address is 0; use 1 to 1048576`,
+				`connections.streams is 0; use 1 to 1048576`,
+				`connections.max_age_grace is 0s; use 1s to 1h0m0s`,
+				`connections.handshake_timeout is 0s; use 100ms to 2m0s`,
+				`connections.keepalive is 0s; use 1s to 24h0m0s`,
+				`connections.keepalive_timeout is 0s; use 1s to 1h0m0s`,
+				`connections.min_ping_interval is 0s; use 1ms to 1h0m0s`,
+				`connections.header_bytes is 0; use 8192 to 1048576`,
+				`connections.buffer_bytes is 0; use 4096 to 1048576`,
 			}, "\n"),
 		},
 	} {
@@ -418,12 +491,13 @@ func keys(t reflect.Type, prefix string) []string {
 	return all
 }
 
-// defaults are the settings that hold for a sink of which only the kind is set, all kinds at once, and for a key set.
+// defaults are the settings that hold for a sink and a caller of which only the kind is set, all kinds at once, and for a key set.
 func defaults() reflect.Value {
 	s := settings.Default()
-	s.Reports.Sinks = map[string]settings.Sink{"sink": {Stdout: &settings.StdoutSink{}}}
+	s.Callers = map[string]settings.Caller{"name": settings.Caller{Header: &settings.HeaderCredential{}, JWT: &settings.JWT{}}.WithDefaults()}
+	s.Reports.Sinks = map[string]settings.Sink{"name": {Stdout: &settings.StdoutSink{}}}
 	s.Reports = s.Reports.WithDefaults()
-	s.KeySets = map[string]settings.KeySet{"sink": settings.KeySet{}.WithDefaults()}
+	s.KeySets = map[string]settings.KeySet{"name": settings.KeySet{}.WithDefaults()}
 	return reflect.ValueOf(s)
 }
 
@@ -463,7 +537,7 @@ func TestSettingsAreDocumented(t *testing.T) {
 		want := defaults()
 		for part := range strings.SplitSeq(key, ".") {
 			if part == "NAME" {
-				want = want.MapIndex(reflect.ValueOf("sink"))
+				want = want.MapIndex(reflect.ValueOf("name"))
 				continue
 			}
 			if want.Kind() == reflect.Pointer {

@@ -6,81 +6,156 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"runtime/debug"
+	"sync"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
-	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/tollgate-mesh/tollgate/adapter/secret"
+	"github.com/tollgate-mesh/tollgate/adapter/settings"
+	"github.com/tollgate-mesh/tollgate/adapter/transport/clientname"
 )
 
-// Listen opens a TCP listener. One that others than this machine can reach carries calls and credentials in the clear, so it
-// opens only with consent, and with a warning.
-func Listen(ctx context.Context, name, address string, allowPlaintext bool, logger *slog.Logger) (net.Listener, error) {
-	if !loopback(address) {
-		if !allowPlaintext {
-			return nil, fmt.Errorf("%s: %s is reachable from other machines, and calls would cross the network in the clear; "+
-				"listen on 127.0.0.1, or consent with --allow-plaintext (settings: allow_plaintext: true)", name, address)
+// Transport is what stands between the network and the services.
+type Transport struct {
+	settings     settings.Settings
+	secrets      *secret.Store
+	observer     Observer
+	logger       *slog.Logger
+	certificates *certificates // nil for plaintext
+	names        clientname.List
+	callers      *callers // nil where everybody may call
+	listener     *boundedListener
+}
+
+// New reads the certificates and keys that the settings name, all but those of a URL. The settings must be valid.
+func New(s settings.Settings, secrets *secret.Store, observer Observer, logger *slog.Logger) (*Transport, error) {
+	t := &Transport{settings: s, secrets: secrets, observer: observer, logger: logger}
+	var err error
+	if s.TLS.Enabled() {
+		if t.certificates, err = openCertificates(s.TLS); err != nil {
+			return nil, err
 		}
-		logger.Warn("listening without encryption where other machines can connect", "listener", name, "address", address)
+		if t.names, err = clientname.ParseList(s.TLS.ClientNames); err != nil {
+			return nil, fmt.Errorf("tls.client_names%w", err)
+		}
 	}
-	var config net.ListenConfig
-	listener, err := config.Listen(ctx, "tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+	if t.callers, err = newCallers(s, observer, logger); err != nil {
+		return nil, err
 	}
-	return listener, nil
+	return t, nil
 }
 
-// loopback reports whether only this machine can reach the address. Of names only localhost is believed.
-func loopback(address string) bool {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return false
+// Listen opens the listener for calls.
+func (t *Transport) Listen(ctx context.Context) (net.Listener, error) {
+	var (
+		l   net.Listener
+		err error
+		s   = t.settings
+	)
+	if t.certificates != nil {
+		l, err = listen(ctx, "listen", s.Listen)
+	} else {
+		l, err = Listen(ctx, "listen", s.Listen, s.AllowPlaintext, t.logger)
 	}
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
+	if err != nil {
+		return nil, err
+	}
+	if t.callers == nil && !Loopback(s.Listen) {
+		t.logger.Warn("whoever can connect may call; name the callers in tls.client_ca or callers", "listener", "listen", "address", s.Listen)
+	}
+	t.listener = newBoundedListener(l, s.Connections, t.observer)
+	return t.listener, nil
 }
 
-// NewServer makes a gRPC server that receives messages of at most maxMessageBytes and survives panics of its services.
-func NewServer(codec encoding.CodecV2, maxMessageBytes int, logger *slog.Logger) *grpc.Server {
-	r := recovery{logger}
+// Connections returns how many connections are open.
+func (t *Transport) Connections() int {
+	if t.listener == nil {
+		return 0
+	}
+	return t.listener.count()
+}
+
+// Files returns what became of the files that are read again and again, and of the keys that are fetched.
+func (t *Transport) Files() (files []File) {
+	if t.certificates != nil {
+		files = append(files, t.certificates.pair.file())
+		if t.certificates.clientCAs != nil {
+			files = append(files, t.certificates.clientCAs.file())
+		}
+	}
+	for _, source := range t.keySources() {
+		files = append(files, source.file())
+	}
+	return files
+}
+
+func (t *Transport) keySources() (sources []keySource) {
+	if t.callers == nil {
+		return nil
+	}
+	for _, c := range t.callers.credentials {
+		if c.verifier != nil {
+			sources = append(sources, c.verifier.keys)
+		}
+	}
+	return sources
+}
+
+// Run follows certificates and keys until ctx is done. It calls begun as soon as every issuer was asked for its keys, whether it answered
+// or not, so that the first calls need not wait for them.
+func (t *Transport) Run(ctx context.Context, begun func()) {
+	var all, first sync.WaitGroup
+	if t.certificates != nil {
+		all.Go(func() { t.certificates.pair.follow(ctx, t.logger) })
+		if t.certificates.clientCAs != nil {
+			all.Go(func() { t.certificates.clientCAs.follow(ctx, t.logger) })
+		}
+	}
+	for _, source := range t.keySources() {
+		first.Add(1)
+		all.Go(func() { source.run(ctx, first.Done) })
+	}
+	first.Wait()
+	begun()
+	all.Wait()
+}
+
+// NewServer makes a gRPC server that knows its callers, keeps connections within their bounds, and survives panics of its services.
+func (t *Transport) NewServer(codec encoding.CodecV2) *grpc.Server {
+	r := recovery{t.logger}
+	unary, stream := []grpc.UnaryServerInterceptor{r.unary}, []grpc.StreamServerInterceptor{r.stream}
+	if t.callers != nil {
+		a := authenticator{callers: t.callers, secrets: t.secrets}
+		unary, stream = append(unary, a.unary), append(stream, a.stream)
+	}
+	c := t.settings.Connections
 	// Goroutines that stay keep the stacks that they have grown. More calls than these get one of their own.
 	const streamWorkers = 64
-	return grpc.NewServer(
+	options := []grpc.ServerOption{
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.ForceServerCodecV2(codec),
-		grpc.MaxRecvMsgSize(maxMessageBytes),
-		grpc.ChainUnaryInterceptor(r.unary),
-		grpc.ChainStreamInterceptor(r.stream),
-	)
+		grpc.MaxRecvMsgSize(t.settings.Limits.MessageBytes),
+		grpc.ChainUnaryInterceptor(unary...),
+		grpc.ChainStreamInterceptor(stream...),
+		grpc.ConnectionTimeout(c.HandshakeTimeout),
+		grpc.MaxConcurrentStreams(narrow(c.Streams)),
+		grpc.MaxHeaderListSize(narrow(c.HeaderBytes)),
+		grpc.ReadBufferSize(c.BufferBytes),
+		grpc.WriteBufferSize(c.BufferBytes),
+		grpc.SharedWriteBuffer(true),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			MaxConnectionAge: c.MaxAge, MaxConnectionAgeGrace: c.MaxAgeGrace, Time: c.Keepalive, Timeout: c.KeepaliveTimeout,
+		}),
+		// Callers may ask while no call is under way: Mixer's connections are idle for long.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: c.MinPingInterval, PermitWithoutStream: true}),
+	}
+	if t.certificates != nil {
+		options = append(options, grpc.Creds(newHandshaker(t.certificates, t.names, t.observer)))
+	}
+	return grpc.NewServer(options...)
 }
 
-// recovery answers a call that panicked, as a last resort: Mixer reads any gRPC error as INTERNAL, so check calls recover in the door.
-type recovery struct {
-	logger *slog.Logger
-}
-
-func (r recovery) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (reply any, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = r.answer(info.FullMethod, p)
-		}
-	}()
-	return handle(ctx, request)
-}
-
-func (r recovery) stream(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = r.answer(info.FullMethod, p)
-		}
-	}()
-	return handle(server, stream)
-}
-
-func (r recovery) answer(method string, p any) error {
-	// The value may hold something of the request; its type and the stack do not.
-	r.logger.Error("a call panicked", "method", method, "panic", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
-	return status.Error(codes.Unavailable, "the call could not be answered")
-}
+// narrow is for settings whose bounds are far below.
+func narrow(n int) uint32 { return uint32(n) } //nolint:gosec // see above

@@ -16,10 +16,10 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/encoding"
-	_ "google.golang.org/grpc/encoding/proto" // the codec of the tests
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
+
+	"github.com/tollgate-mesh/tollgate/adapter/settings"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -52,35 +52,36 @@ func TestListenWantsConsent(t *testing.T) {
 		"[::1]:0":              true,
 		"[::ffff:127.0.0.1]:0": true,
 		"localhost:0":          true,
+		"unix:///run/tollgate": true,
 
-		":0":                   false,
-		"0.0.0.0:0":            false,
-		"[::]:0":               false,
-		"[::ffff:0.0.0.0]:0":   false,
-		"[::1%lo]:0":           false,
-		"192.0.2.1:0":          false,
-		"10.0.0.1:0":           false,
-		"128.0.0.1:0":          false,
-		"[fe80::1]:0":          false,
-		"[2001:db8::1]:0":      false,
-		"example.org:0":        false,
-		"localhost.:0":         false,
-		"LOCALHOST:0":          false,
-		"localhost.example:0":  false,
-		"127.0.0.1.example:0":  false,
-		"127.1:0":              false,
-		"0x7f000001:0":         false,
-		"2130706433:0":         false,
-		"127.0.0.01:0":         false,
-		"":                     false,
-		"127.0.0.1":            false,
-		"localhost":            false,
-		"::1":                  false,
-		"::1:44225":            false,
-		"unix:///run/tollgate": false,
-		"\t127.0.0.1:0":        false,
+		":0":                  false,
+		"0.0.0.0:0":           false,
+		"[::]:0":              false,
+		"[::ffff:0.0.0.0]:0":  false,
+		"[::1%lo]:0":          false,
+		"192.0.2.1:0":         false,
+		"10.0.0.1:0":          false,
+		"128.0.0.1:0":         false,
+		"[fe80::1]:0":         false,
+		"[2001:db8::1]:0":     false,
+		"example.org:0":       false,
+		"localhost.:0":        false,
+		"LOCALHOST:0":         false,
+		"localhost.example:0": false,
+		"127.0.0.1.example:0": false,
+		"127.1:0":             false,
+		"0x7f000001:0":        false,
+		"2130706433:0":        false,
+		"127.0.0.01:0":        false,
+		"":                    false,
+		"127.0.0.1":           false,
+		"localhost":           false,
+		"::1":                 false,
+		"::1:44225":           false,
+		"unix://run/tollgate": false,
+		"\t127.0.0.1:0":       false,
 	} {
-		assert.Equal(t, private, loopback(address), "%q", address)
+		assert.Equal(t, private, Loopback(address), "%q", address)
 		if private {
 			continue
 		}
@@ -168,22 +169,8 @@ func (f fragile) Watch(r *healthpb.HealthCheckRequest, stream grpc.ServerStreami
 // serve runs a server with a fragile service, and returns a client of it.
 func serve(t *testing.T, maxMessageBytes int) (healthpb.HealthClient, *buffer) {
 	t.Helper()
-	written := &buffer{}
-	logger := slog.New(slog.NewTextHandler(written, nil))
-	server := NewServer(encoding.GetCodecV2("proto"), maxMessageBytes, logger)
-	healthpb.RegisterHealthServer(server, fragile{})
-	listener, err := Listen(t.Context(), "listen", "127.0.0.1:0", false, logger)
-	require.NoError(t, err)
-	done := make(chan error)
-	go func() { done <- server.Serve(listener) }()
-	connection, err := grpc.NewClient("passthrough:///"+listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		connection.Close()
-		server.Stop()
-		assert.NoError(t, <-done)
-	})
-	return healthpb.NewHealthClient(connection), written
+	r := start(t, func(s *settings.Settings) { s.Limits.MessageBytes = maxMessageBytes }, nil)
+	return healthpb.NewHealthClient(r.dial(t, insecure.NewCredentials())), r.log
 }
 
 func TestPanicsAreAnswered(t *testing.T) {

@@ -2,12 +2,17 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
@@ -20,6 +25,7 @@ func healthcheckCommand() *cobra.Command {
 		address = settings.Default().Listen
 		service string
 		timeout time.Duration
+		secure  probeTLS
 	)
 	command := &cobra.Command{
 		Use:   "healthcheck",
@@ -29,7 +35,15 @@ func healthcheckCommand() *cobra.Command {
 		RunE: func(command *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(command.Context(), timeout)
 			defer cancel()
-			connection, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+			security, err := secure.credentials()
+			if err != nil {
+				return fmt.Errorf("healthcheck: %w", err)
+			}
+			target := address
+			if _, socket := settings.SocketPath(address); !socket {
+				target = "passthrough:///" + address
+			}
+			connection, err := grpc.NewClient(target, grpc.WithTransportCredentials(security))
 			if err != nil {
 				return fmt.Errorf("healthcheck: %s: %w", address, err)
 			}
@@ -49,8 +63,40 @@ func healthcheckCommand() *cobra.Command {
 		},
 	}
 	f := command.Flags()
-	f.StringVar(&address, "address", address, "host:port of the adapter")
+	f.StringVar(&address, "address", address, "host:port of the adapter, or unix:///PATH")
 	f.StringVar(&service, "service", "", "gRPC service to ask about; empty for the whole adapter")
 	f.DurationVar(&timeout, "timeout", time.Second, "how long to wait for the answer")
+	f.StringVar(&secure.ca, "tls-ca", "", "ask over TLS, and believe the authorities in this PEM file")
+	f.StringVar(&secure.serverName, "tls-server-name", "", "name that the certificate has to have, if not the address")
+	f.BoolVar(&secure.unverified, "tls-unverified", false, "ask over TLS, and believe any certificate: for a probe in the same pod")
+	command.MarkFlagsMutuallyExclusive("tls-ca", "tls-unverified")
 	return command
+}
+
+// probeTLS says how a probe speaks TLS; zero for plaintext.
+type probeTLS struct {
+	ca, serverName string
+	unverified     bool
+}
+
+func (p probeTLS) credentials() (credentials.TransportCredentials, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: p.serverName}
+	switch {
+	case p.unverified:
+		config.InsecureSkipVerify = true //nolint:gosec // the flag says so, and all that is asked is a status
+	case p.ca != "":
+		content, err := os.ReadFile(p.ca)
+		if err != nil {
+			return nil, fmt.Errorf("--tls-ca: %w", err)
+		}
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(content) {
+			return nil, fmt.Errorf("--tls-ca: %s holds no certificate in PEM", p.ca)
+		}
+	case p.serverName != "":
+		return nil, errors.New("--tls-server-name stands without --tls-ca; set it")
+	default:
+		return insecure.NewCredentials(), nil
+	}
+	return credentials.NewTLS(config), nil
 }

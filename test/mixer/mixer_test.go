@@ -55,6 +55,7 @@ var scenarios = []struct {
 	{"reports", testReports},
 	{"report examples", testReportExamples},
 	{"decision log", testDecisionLog},
+	{"transport", testTransport},
 	{"restart", testRestart},
 	{"large params", testLargeParams},
 	{"secrecy", testSecrecy},

@@ -1,0 +1,240 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/tollgate-mesh/tollgate/adapter/settings"
+)
+
+// Listen opens a listener: for TCP, or for unix:///PATH. A plaintext one that others than this machine can reach carries calls and
+// credentials in the clear, so it opens only with consent, and with a warning.
+func Listen(ctx context.Context, name, address string, allowPlaintext bool, logger *slog.Logger) (net.Listener, error) {
+	if !Loopback(address) {
+		if !allowPlaintext {
+			return nil, fmt.Errorf("%s: %s is reachable from other machines, and calls would cross the network in the clear; "+
+				"listen on 127.0.0.1, or consent with --allow-plaintext (settings: allow_plaintext: true)", name, address)
+		}
+		logger.Warn("listening without encryption where other machines can connect", "listener", name, "address", address)
+	}
+	return listen(ctx, name, address)
+}
+
+func listen(ctx context.Context, name, address string) (net.Listener, error) {
+	var (
+		listener net.Listener
+		err      error
+	)
+	if path, ok := settings.SocketPath(address); ok {
+		listener, err = listenUnix(ctx, path)
+	} else {
+		var config net.ListenConfig
+		listener, err = config.Listen(ctx, "tcp", address)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return listener, nil
+}
+
+// Loopback reports whether only this machine can reach the address. Of names only localhost is believed.
+func Loopback(address string) bool {
+	if _, ok := settings.SocketPath(address); ok {
+		return true
+	}
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// socketMode lets the process's user and group connect.
+const socketMode = 0o660
+
+// socket is a listener whose file goes with it.
+type socket struct {
+	net.Listener
+	path string
+	made fs.FileInfo
+	once sync.Once
+	err  error
+}
+
+// listenUnix makes the socket under another name, where nobody else can reach it, and moves it to its place with its permissions set.
+func listenUnix(ctx context.Context, path string) (net.Listener, error) {
+	if err := notInUse(ctx, path); err != nil {
+		return nil, err
+	}
+	directory, err := os.MkdirTemp(filepath.Dir(path), ".tollgate-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = os.RemoveAll(directory) }()
+	made := filepath.Join(directory, "s")
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "unix", made)
+	if err != nil {
+		return nil, err
+	}
+	if l, ok := listener.(*net.UnixListener); ok {
+		l.SetUnlinkOnClose(false) // it has another name by then
+	}
+	s := &socket{Listener: listener, path: path}
+	err = os.Chmod(made, socketMode)
+	if err == nil {
+		s.made, err = os.Lstat(made)
+	}
+	if err == nil {
+		err = os.Rename(made, path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	return s, nil
+}
+
+// notInUse makes sure that nothing but a socket that nobody listens to any more would be replaced.
+func notInUse(ctx context.Context, path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case info.Mode().Type() != fs.ModeSocket:
+		return fmt.Errorf("%s exists and is no socket; remove it or choose another path", path)
+	}
+	var dialer net.Dialer
+	connection, err := dialer.DialContext(ctx, "unix", path)
+	switch {
+	case err == nil:
+		_ = connection.Close()
+		return fmt.Errorf("another process listens on %s; end it or choose another path", path)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return nil // its process is gone
+	}
+	return err
+}
+
+// Addr returns where the socket is.
+func (s *socket) Addr() net.Addr { return &net.UnixAddr{Name: s.path, Net: "unix"} }
+
+// Close closes the socket and removes its file, unless that is another one's by now.
+func (s *socket) Close() error {
+	s.once.Do(func() {
+		if info, err := os.Lstat(s.path); err == nil && os.SameFile(info, s.made) {
+			s.err = os.Remove(s.path)
+		}
+		s.err = errors.Join(s.err, s.Listener.Close())
+	})
+	return s.err
+}
+
+// boundedListener refuses connections past its bounds at once, so that those who hold too many are told, and nobody else waits.
+type boundedListener struct {
+	net.Listener
+	max, maxPerAddress int
+	observer           Observer
+
+	mu        sync.Mutex // guards everything below
+	open      int
+	byAddress map[netip.Prefix]int
+}
+
+func newBoundedListener(l net.Listener, s settings.Connections, observer Observer) *boundedListener {
+	return &boundedListener{Listener: l, max: s.Max, maxPerAddress: s.MaxPerAddress, observer: observer, byAddress: map[netip.Prefix]int{}}
+}
+
+// Accept returns the next connection that is within the bounds.
+func (l *boundedListener) Accept() (net.Conn, error) {
+	for {
+		connection, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		address := addressOf(connection.RemoteAddr())
+		if refusal := l.admit(address); refusal != nil {
+			_ = connection.Close()
+			refusal.Peer = connection.RemoteAddr().String()
+			l.observer.Refused(*refusal)
+			continue
+		}
+		return &boundedConnection{Conn: connection, leave: func() { l.leave(address) }}, nil
+	}
+}
+
+// addressOf returns what counts as one address: all of an IPv6 /64 are one party's. It is zero for a socket.
+func addressOf(a net.Addr) netip.Prefix {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.Prefix{}
+	}
+	address := tcp.AddrPort().Addr().Unmap().WithZone("")
+	bits := address.BitLen()
+	if address.Is6() {
+		bits = 64
+	}
+	prefix, err := address.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return prefix
+}
+
+func (l *boundedListener) admit(address netip.Prefix) *Refusal {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open >= l.max {
+		return &Refusal{Reason: TooManyConnections, Detail: fmt.Sprintf("connections.max is %d", l.max)}
+	}
+	if address.IsValid() {
+		if l.byAddress[address] >= l.maxPerAddress {
+			return &Refusal{Reason: TooManyOfAddress, Detail: fmt.Sprintf("connections.max_per_address is %d, and %s has as many", l.maxPerAddress, address)}
+		}
+		l.byAddress[address]++
+	}
+	l.open++
+	return nil
+}
+
+func (l *boundedListener) leave(address netip.Prefix) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open--
+	if l.byAddress[address]--; l.byAddress[address] <= 0 {
+		delete(l.byAddress, address)
+	}
+}
+
+func (l *boundedListener) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.open
+}
+
+// boundedConnection makes room when it is closed.
+type boundedConnection struct {
+	net.Conn
+	left  atomic.Bool
+	leave func()
+}
+
+// Close closes the connection, any number of times.
+func (c *boundedConnection) Close() error {
+	if c.left.CompareAndSwap(false, true) {
+		defer c.leave()
+	}
+	return c.Conn.Close()
+}

@@ -1,0 +1,365 @@
+package transport
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/lestrrat-go/jwx/v3/jwa"
+	"github.com/lestrrat-go/jwx/v3/jwk"
+	"github.com/lestrrat-go/jwx/v3/jws"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/tollgate-mesh/tollgate/adapter/settings"
+)
+
+// signer is an issuer's key.
+type signer struct {
+	id        string
+	algorithm jwa.SignatureAlgorithm
+	private   crypto.Signer
+}
+
+func newSigner(t *testing.T, id string, algorithm jwa.SignatureAlgorithm) signer {
+	t.Helper()
+	var private crypto.Signer
+	var err error
+	switch algorithm {
+	case jwa.EdDSA():
+		_, private, err = ed25519.GenerateKey(rand.Reader)
+	case jwa.ES256():
+		private, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	default:
+		private, err = rsa.GenerateKey(rand.Reader, 2048)
+	}
+	require.NoError(t, err)
+	return signer{id, algorithm, private}
+}
+
+// jwks is what an issuer publishes.
+func jwks(t *testing.T, signers ...signer) []byte {
+	t.Helper()
+	set := jwk.NewSet()
+	for _, s := range signers {
+		key, err := jwk.Import(s.private.Public())
+		require.NoError(t, err)
+		if s.id != "" {
+			require.NoError(t, key.Set(jwk.KeyIDKey, s.id))
+		}
+		require.NoError(t, set.AddKey(key))
+	}
+	encoded, err := json.Marshal(set)
+	require.NoError(t, err)
+	return encoded
+}
+
+type claims map[string]any
+
+// with returns claims in which some differ; nil takes one out.
+func (c claims) with(changes claims) claims {
+	changed := claims{}
+	for _, from := range []claims{c, changes} {
+		for name, value := range from {
+			if changed[name] = value; value == nil {
+				delete(changed, name)
+			}
+		}
+	}
+	return changed
+}
+
+func (s signer) token(t *testing.T, c claims) string {
+	t.Helper()
+	payload, err := json.Marshal(c)
+	require.NoError(t, err)
+	return s.sign(t, payload, nil)
+}
+
+func (s signer) sign(t *testing.T, payload []byte, more map[string]any) string {
+	t.Helper()
+	headers := jws.NewHeaders()
+	if s.id != "" {
+		require.NoError(t, headers.Set(jws.KeyIDKey, s.id))
+	}
+	for name, value := range more {
+		require.NoError(t, headers.Set(name, value))
+	}
+	signed, err := jws.Sign(payload, jws.WithKey(s.algorithm, s.private, jws.WithProtectedHeaders(headers)))
+	require.NoError(t, err)
+	return string(signed)
+}
+
+const issuer = "https://issuer.example.org"
+
+func good() claims {
+	return claims{"iss": issuer, "aud": []string{"other", "tollgate"}, "sub": "mixer", "exp": time.Now().Add(time.Hour).Unix()}
+}
+
+func jwtCaller(change func(j *settings.JWT)) map[string]settings.Caller {
+	j := &settings.JWT{Issuer: issuer, Audiences: []string{"tollgate"}}
+	change(j)
+	return map[string]settings.Caller{"idp": {JWT: j}}
+}
+
+// withToken returns who a call with a token comes from.
+func withToken(t *testing.T, r *running, token string) (string, error) {
+	t.Helper()
+	connection := r.dial(t, insecure.NewCredentials())
+	defer connection.Close()
+	return ask(metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+token), connection)
+}
+
+func TestTokens(t *testing.T) {
+	t.Parallel()
+	es, rs, ed, ps := newSigner(t, "es", jwa.ES256()), newSigner(t, "rs", jwa.RS256()), newSigner(t, "ed", jwa.EdDSA()), newSigner(t, "ps", jwa.PS256())
+	stranger := newSigner(t, "es", jwa.ES256())
+	anonymous := es
+	anonymous.id = ""
+	unknown := es
+	unknown.id = "unknown"
+	confused := rs
+	confused.id = "es"
+	set := jwks(t, es, rs, ed, ps)
+	file := filepath.Join(t.TempDir(), "jwks")
+	put(t, file, set)
+	r := start(t, func(s *settings.Settings) {
+		s.Callers = jwtCaller(func(j *settings.JWT) { j.KeysFile, j.Algorithms = file, []string{"ES256", "RS256", "EdDSA"} })
+	}, nil)
+
+	soon, past := time.Now().Add(time.Minute).Unix(), time.Now().Add(-time.Minute).Unix()
+	payload, err := json.Marshal(good())
+	require.NoError(t, err)
+	shared, err := jws.Sign(payload, jws.WithKey(jwa.HS256(), set)) // the public key as a secret: an old mistake of verifiers
+	require.NoError(t, err)
+	unsigned := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none"}`)) + "." + base64.RawURLEncoding.EncodeToString(payload) + "."
+	critical := es.sign(t, payload, map[string]any{jws.CriticalKey: []string{"x"}, "x": true})
+	valid := es.token(t, good())
+	parts := strings.Split(valid, ".")
+	fromOther := strings.Split(es.token(t, good().with(claims{"sub": "other"})), ".")
+
+	for name, c := range map[string]struct {
+		token  string
+		reason Reason
+		detail string
+	}{
+		"ES256":             {token: valid},
+		"RS256":             {token: rs.token(t, good())},
+		"EdDSA":             {token: ed.token(t, good())},
+		"one audience":      {token: es.token(t, good().with(claims{"aud": "tollgate"}))},
+		"no key id":         {token: anonymous.token(t, good())},
+		"within the leeway": {token: es.token(t, good().with(claims{"exp": time.Now().Add(-10 * time.Second).Unix(), "nbf": time.Now().Add(10 * time.Second).Unix()}))},
+
+		"expired":                 {es.token(t, good().with(claims{"exp": past})), TokenExpired, "the token expired on 20"},
+		"expired, other audience": {es.token(t, good().with(claims{"exp": past, "aud": "x"})), InvalidToken, `the token is for ["x"]`},
+		"not yet valid":           {es.token(t, good().with(claims{"nbf": soon})), InvalidToken, "the token is not valid before 20"},
+		"for ever":                {es.token(t, good().with(claims{"exp": nil})), InvalidToken, "does not say when it expires"},
+		"another audience":        {es.token(t, good().with(claims{"aud": "tollgat"})), InvalidToken, `the token is for ["tollgat"]`},
+		"no audience":             {es.token(t, good().with(claims{"aud": nil})), InvalidToken, "the token is for []"},
+		"another issuer":          {es.token(t, good().with(claims{"iss": issuer + "/"})), InvalidToken, `the token's issuer is "https://issuer.example.org/"`},
+		"no issuer":               {es.token(t, good().with(claims{"iss": nil})), InvalidToken, `the token's issuer is ""`},
+		"another key":             {stranger.token(t, good()), InvalidToken, "the token's signature is wrong"},
+		"an unknown key":          {unknown.token(t, good()), InvalidToken, `the issuer has no key "unknown" for ES256`},
+		"a key of another type":   {confused.token(t, good()), InvalidToken, `the issuer has no key "es" for RS256`},
+		"algorithm not allowed":   {ps.token(t, good()), InvalidToken, `signed with "PS256"; algorithms has ["ES256" "RS256" "EdDSA"]`},
+		"a shared secret":         {string(shared), InvalidToken, `signed with "HS256"`},
+		"no signature":            {unsigned, InvalidToken, ""},
+		"a critical extension":    {critical, InvalidToken, "the token has critical headers"},
+		"another's payload":       {parts[0] + "." + fromOther[1] + "." + parts[2], InvalidToken, "the token's signature is wrong"},
+		"signature cut off":       {parts[0] + "." + parts[1] + ".", InvalidToken, ""},
+		"claims that are none":    {es.sign(t, []byte(`["iss"]`), nil), InvalidToken, "the token's claims cannot be read"},
+		"an opaque token":         {"planted", WrongCredential, "neither in a secret nor a JWT"},
+		"dots":                    {"..", InvalidToken, "no signed JWT"},
+		"four parts":              {valid + ".x", WrongCredential, "neither in a secret nor a JWT"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for range 2 { // the second time it may be believed already
+				caller, err := withToken(t, r, c.token)
+				refused := r.refused()
+				if c.reason == "" {
+					require.NoError(t, err, "%v", refused)
+					assert.Equal(t, "idp", caller)
+					continue
+				}
+				require.Equal(t, codes.Unauthenticated, status.Code(err), "%v", err)
+				require.Len(t, refused, 1)
+				assert.Equal(t, c.reason, refused[0].Reason, "%v", refused[0])
+				assert.Contains(t, refused[0].Detail, c.detail)
+				assert.NotContains(t, refused[0].Detail, c.token)
+			}
+		})
+	}
+}
+
+// A token that was believed once is not believed past its end, nor past the end of its key.
+func TestBeliefEnds(t *testing.T) {
+	t.Parallel()
+	es, next := newSigner(t, "a", jwa.ES256()), newSigner(t, "b", jwa.ES256())
+	file := filepath.Join(t.TempDir(), "jwks")
+	put(t, file, jwks(t, es))
+	source, err := newKeySource("callers.idp.jwt", &settings.JWT{KeysFile: file}, nil)
+	require.NoError(t, err)
+	v := newVerifier(jwtCaller(func(*settings.JWT) {})["idp"].WithDefaults().JWT, source)
+	now := time.Now()
+	v.now = func() time.Time { return now }
+	token := es.token(t, good())
+	require.Nil(t, v.verify(t.Context(), token))
+	require.Equal(t, 1, v.believed.Len())
+	now = now.Add(time.Hour + 29*time.Second)
+	require.Nil(t, v.verify(t.Context(), token))
+	now = now.Add(2 * time.Second)
+	require.Equal(t, TokenExpired, v.verify(t.Context(), token).Reason)
+
+	now = time.Now()
+	put(t, file, jwks(t, next))
+	_, err = source.(*keyFile).look()
+	require.NoError(t, err)
+	require.Equal(t, InvalidToken, v.verify(t.Context(), token).Reason)
+	require.Nil(t, v.verify(t.Context(), next.token(t, good())))
+}
+
+// Keys come from a URL, are fetched again when a token names a new one, and stay when the issuer is away.
+func TestKeysFromAURL(t *testing.T) {
+	t.Parallel()
+	first, second := newSigner(t, "a", jwa.RS256()), newSigner(t, "b", jwa.RS256())
+	var published atomic.Pointer[[]byte]
+	var asked atomic.Int64
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		if content := published.Load(); content != nil {
+			_, _ = w.Write(*content)
+			return
+		}
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	defer server.Close()
+	ca := filepath.Join(t.TempDir(), "ca.crt")
+	put(t, ca, pemOf(server.Certificate().Raw))
+	publish := func(signers ...signer) {
+		content := jwks(t, signers...)
+		published.Store(&content)
+	}
+	publish(first)
+	r := start(t, func(s *settings.Settings) {
+		s.Callers = jwtCaller(func(j *settings.JWT) { j.KeysURL, j.KeysCA = server.URL, ca })
+	}, nil)
+	caller, err := withToken(t, r, first.token(t, good()))
+	require.NoError(t, err, "the keys are there before the first call")
+	require.Equal(t, "idp", caller)
+	require.EqualValues(t, 1, asked.Load())
+
+	publish(first, second)
+	_, err = withToken(t, r, second.token(t, good()))
+	require.NoError(t, err, "an unknown key is asked for")
+	require.EqualValues(t, 2, asked.Load())
+
+	// Whoever makes up keys makes us ask no more than every ten seconds.
+	unknown := second
+	unknown.id = "made-up"
+	for range 5 {
+		_, err = withToken(t, r, unknown.token(t, good()))
+		require.Equal(t, codes.Unauthenticated, status.Code(err))
+	}
+	require.EqualValues(t, 2, asked.Load())
+
+	published.Store(nil)
+	source := r.keySources()[0].(*keyURL)
+	source.fetch(t.Context())
+	_, err = withToken(t, r, first.token(t, good()))
+	require.NoError(t, err, "what was good still holds")
+	assert.Equal(t, []File{{Setting: "callers.idp.jwt.keys_url", Failures: 1}}, r.Files())
+	assert.Contains(t, r.log.String(), "503")
+}
+
+func TestKeysThatNeverCame(t *testing.T) {
+	t.Parallel()
+	closed := httptest.NewServer(http.NotFoundHandler())
+	closed.Close()
+	redirecting := httptest.NewServer(http.RedirectHandler("http://127.0.0.1:1/", http.StatusFound))
+	defer redirecting.Close()
+	for url, problem := range map[string]string{closed.URL: "connection refused", redirecting.URL: "is redirected"} {
+		r := start(t, func(s *settings.Settings) { s.Callers = jwtCaller(func(j *settings.JWT) { j.KeysURL = url }) }, nil)
+		_, err := withToken(t, r, newSigner(t, "a", jwa.ES256()).token(t, good()))
+		assert.Equal(t, codes.Unauthenticated, status.Code(err))
+		assert.Equal(t, []Reason{KeysUnavailable}, r.reasons())
+		assert.Contains(t, r.log.String(), problem)
+	}
+}
+
+func TestParseKeys(t *testing.T) {
+	t.Parallel()
+	es := newSigner(t, "a", jwa.ES256())
+	private, err := jwk.Import(es.private)
+	require.NoError(t, err)
+	secretSet, err := json.Marshal(map[string]any{"keys": []any{private}})
+	require.NoError(t, err)
+	small := `{"keys":[{"kty":"RSA","kid":"s","e":"AQAB","n":"` + base64.RawURLEncoding.EncodeToString(append([]byte{0x80}, make([]byte, 127)...)) + `"}]}`
+	many := make([]signer, maxKeys+1)
+	for i := range many {
+		many[i] = signer{id: strings.Repeat("k", i+1), private: newSigner(t, "", jwa.EdDSA()).private}
+	}
+	encryption := strings.Replace(string(jwks(t, es)), `"kty"`, `"use":"enc","kty"`, 1)
+	for name, c := range map[string]struct{ content, problem string }{
+		"no JSON":         {"x", "no JWKS"},
+		"nothing":         {"", "no JWKS"},
+		"no keys":         {`{"keys":[]}`, "no key that verifies signatures"},
+		"private":         {string(secretSet), "has a secret key"},
+		"shared":          {`{"keys":[{"kty":"oct","kid":"s","k":"c2VjcmV0"}]}`, `has a secret key ("s")`},
+		"small":           {small, "no key that verifies signatures"},
+		"too many":        {string(jwks(t, many...)), "has 65 keys; use at most 64"},
+		"for encryption":  {encryption, "no key that verifies signatures"},
+		"of another type": {`{"keys":[{"kty":"LMS","kid":"s"}]}`, "no key that verifies signatures"},
+	} {
+		_, err := parseKeys([]byte(c.content))
+		assert.ErrorContains(t, err, c.problem, name)
+	}
+	mixed := strings.Replace(string(jwks(t, es)), `[`, `[{"kty":"LMS","kid":"s"},`, 1)
+	set, err := parseKeys([]byte(mixed))
+	require.NoError(t, err)
+	assert.Len(t, set.candidates("a", "ES256"), 1)
+	assert.Empty(t, set.candidates("a", "RS256"))
+	assert.Empty(t, set.candidates("s", "ES256"))
+}
+
+func FuzzVerify(f *testing.F) {
+	f.Add("a.b.c")
+	f.Add("eyJhbGciOiJFUzI1NiJ9.e30.")
+	f.Add("eyJhbGciOiJub25lIn0.e30.")
+	f.Add("eyJhbGciOiJFUzI1NiIsImNyaXQiOlsiYiJdfQ.e30.AAAA")
+	set := &keySet{}
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	set.keys = append(set.keys, publicKey{key: &private.PublicKey})
+	v := newVerifier(jwtCaller(func(*settings.JWT) {})["idp"].WithDefaults().JWT, fixedKeys{set})
+	f.Fuzz(func(t *testing.T, token string) {
+		refusal := v.verify(t.Context(), token)
+		require.NotNil(t, refusal, "nobody has the key")
+		require.NotEmpty(t, refusal.Reason)
+	})
+}
+
+type fixedKeys struct{ set *keySet }
+
+func (f fixedKeys) current() *keySet          { return f.set }
+func (fixedKeys) renew(context.Context)       {}
+func (fixedKeys) run(context.Context, func()) {}
+func (fixedKeys) file() File                  { return File{} }
