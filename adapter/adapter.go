@@ -136,6 +136,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 	healthpb.RegisterHealthServer(a.server, healthService{a.health, watches})
 	if err := errors.Join(registerReflection(a.server), a.listen(ctx)); err != nil {
 		endWatches()
+		a.server.Stop() // its workers are there already
 		return nil, errors.Join(err, closePipeline(ctx, pipeline))
 	}
 	return a, nil

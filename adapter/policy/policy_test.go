@@ -379,8 +379,12 @@ func TestPoliciesThatCannotDecide(t *testing.T) {
 		}, config.ConfigurationFailure, "policy[0]: is odd; policy[0]: is odd"},
 		{"no checks", func(h *config.Handler) *policy.Policy {
 			return (&policy.Compiler{Kinds: []policy.Kind{fakeKind{}}}).Compile(h, nil)
+		}, config.ConfigurationFailure, "no check is configured"},
+		{"no kinds", func(h *config.Handler) *policy.Policy { return (&policy.Compiler{}).Compile(h, nil) }, config.ConfigurationFailure, "no check is configured"},
+		{"a check of no kind there is", func(h *config.Handler) *policy.Policy {
+			h.Headers = []config.HeaderCheck{{Name: "h"}}
+			return (&policy.Compiler{Kinds: []policy.Kind{fakeKind{}}}).Compile(h, nil)
 		}, config.ConfigurationFailure, "no check came"},
-		{"no kinds", func(h *config.Handler) *policy.Policy { return (&policy.Compiler{}).Compile(h, nil) }, config.ConfigurationFailure, "no check came"},
 		{"broken", func(h *config.Handler) *policy.Policy {
 			return policy.Broken(h, policy.Fail(config.Panic, "odd"))
 		}, config.Panic, "odd"},
