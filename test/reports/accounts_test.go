@@ -14,6 +14,10 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/tollgate-mesh/tollgate/adapter/mixer/mixertest"
+	"github.com/tollgate-mesh/tollgate/config/configpb"
 )
 
 // scrape is what /metrics said at one moment.
@@ -71,6 +75,55 @@ func (a accounts) String() string {
 		a.accepted, a.recovered, a.delivered, a.filtered, a.deadLettered, a.dropped, a.pending)
 }
 
+// checker asks for checks while reports have their troubles: they must not notice.
+type checker struct {
+	cancel func()
+	ended  chan struct{}
+
+	answered int
+	slowest  time.Duration
+}
+
+// check sends a check every 10 ms until it is ended. Every one has to be answered, and allowed.
+func (s *server) check(t *testing.T) *checker {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	c := &checker{cancel: cancel, ended: make(chan struct{})}
+	connection := s.connect(t)
+	call := mixertest.Call(&configpb.Params{Name: "checked", AuthKey: proto.String("abc")}, "abc")
+	go func() {
+		defer close(c.ended)
+		ticker := time.NewTicker(10 * time.Millisecond)
+		defer ticker.Stop()
+		for ctx.Err() == nil {
+			begin := time.Now()
+			patient, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+			result, err := mixertest.Send(patient, connection, call)
+			cancel()
+			if !assert.NoError(t, err, "a check was not answered") || !assert.Zero(t, result.Status.Code, "a check was not allowed") {
+				return
+			}
+			c.answered++
+			c.slowest = max(c.slowest, time.Since(begin))
+			select {
+			case <-ticker.C:
+			case <-ctx.Done():
+			}
+		}
+	}()
+	t.Cleanup(func() { c.cancel(); <-c.ended })
+	return c
+}
+
+// end ends the checks and says how many there were.
+func (c *checker) end(t *testing.T) string {
+	t.Helper()
+	c.cancel()
+	<-c.ended
+	require.Positive(t, c.answered)
+	return fmt.Sprintf("%d checks allowed, the slowest after %s", c.answered, c.slowest.Round(100*time.Microsecond))
+}
+
 // auditor looks at the accounts again and again.
 type auditor struct {
 	cancel func()
@@ -80,15 +133,15 @@ type auditor struct {
 	apart   time.Duration // the longest time between two samples of one life
 }
 
-// audit scrapes until the auditor is ended, more often than every 100 ms on a machine that has the time, and fails the test where the
-// accounts of a sink do not balance. While the process is away there is nothing to see.
+// audit scrapes until the auditor is ended, as often as finds accounts that are not of one moment, and fails the test where those of a
+// sink do not balance. While the process is away there is nothing to see.
 func (s *server) audit(t *testing.T, sinks ...string) *auditor {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	a := &auditor{cancel: cancel, ended: make(chan struct{})}
 	go func() {
 		defer close(a.ended)
-		ticker := time.NewTicker(50 * time.Millisecond)
+		ticker := time.NewTicker(20 * time.Millisecond)
 		defer ticker.Stop()
 		var last time.Time
 		for ctx.Err() == nil {

@@ -1,7 +1,6 @@
 package reports
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -17,10 +16,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 )
 
@@ -52,8 +51,12 @@ func newServer(t *testing.T, settings string) *server {
 	t.Cleanup(func() {
 		s.kill()
 		s.web.CloseIdleConnections()
+		log, err := os.ReadFile(s.log)
+		assert.NoError(t, err)
+		for _, never := range []string{"panic", "fatal error", "DATA RACE"} {
+			assert.NotContains(t, string(log), never)
+		}
 		if t.Failed() {
-			log, _ := os.ReadFile(s.log)
 			t.Logf("the end of tollgate's log:\n%s", log[max(0, len(log)-4000):])
 		}
 	})
@@ -165,10 +168,7 @@ func (s *server) connect(t *testing.T) *grpc.ClientConn {
 		MinConnectTimeout: time.Second,
 	}))
 	require.NoError(t, err)
-	t.Cleanup(func() {
-		connection.Close()
-		connection.WaitForStateChange(context.Background(), connectivity.Shutdown)
-	})
+	t.Cleanup(func() { connection.Close() })
 	return connection
 }
 

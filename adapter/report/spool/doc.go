@@ -69,7 +69,7 @@
 // frame of the last group and leave one behind it; that counts as a region, though nobody was told that the frame was kept.
 // Opening again during all this is safe at any point: every step of recovery can be repeated.
 //
-// Frames come again that were done within the last CursorEvery, and those that were done behind one that was not, as far as
+// Frames come again that were done or dropped within the last CursorEvery, and those that were done behind one that was not, as far as
 // their segments are there. That is the bound on duplicates: CursorEvery of deliveries, and for every straggler what fits into
 // its segment; each once a crash. They carry the same sequence, and Recovered tells that they may be duplicates.
 //
