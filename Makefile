@@ -22,7 +22,7 @@ PROTO_BREAKING = go -C tools/buf tool buf breaking ../../config --against ../../
 MIXERS := 1.7.8 1.6.14 1.5.10
 MIXER_BINARIES := $(foreach version,$(MIXERS),bin/istio-$(version)/mixs)
 LINTER := bin/golangci-lint
-LINTED := . test/collector test/collector/sink test/kafka test/mixer test/reports tools/lint tools/proto
+LINTED := . test/collector test/collector/sink test/kafka test/kubernetes test/mixer test/reports tools/lint tools/proto
 
 .PHONY: help
 help:
@@ -47,7 +47,7 @@ image: ## Build the container image
 
 # What fails quickly comes first, what takes minutes last.
 .PHONY: test
-test: generate-check proto-breaking test-unit lint lint-proof test-reports test-sinks test-mixer ## Run every check there is
+test: generate-check proto-breaking test-unit lint lint-proof test-reports test-sinks test-mixer test-kubernetes ## Run every check there is
 
 .PHONY: test-unit
 test-unit: ## Test the module itself, with the race detector
@@ -66,6 +66,10 @@ test-sinks: ## Test sinks against a real OpenTelemetry Collector and a fake Kafk
 .PHONY: test-mixer
 test-mixer: build mixer-binaries ## Test against the real Mixer of three Istio releases
 	TOLLGATE_BIN=bin/tollgate go -C test/mixer test -count=1 -timeout=30m ./...
+
+.PHONY: test-kubernetes
+test-kubernetes: bin/kubernetes/kube-apiserver ## Test manifests, chart and alerts with a real API server and promtool
+	hack/test-kubernetes.sh -count=1 -timeout=20m ./...
 
 # The linter's packages are compiled as `build` compiles them, so that the two
 # share a cache.
@@ -130,6 +134,12 @@ mixer-binaries: $(MIXER_BINARIES) ## Build the real Mixers; minutes the first ti
 bin/istio-%/mixs: test/mixer/istio-%/go.mod test/mixer/istio-%/go.sum
 	@echo 'Building the Mixer of Istio $*: one to two minutes the first time.'
 	go -C test/mixer/istio-$* build -o ../../../bin/istio-$*/ tool
+	@touch $@
+
+# kubectl comes with it.
+bin/kubernetes/kube-apiserver: test/kubernetes/apiserver/go.mod test/kubernetes/apiserver/go.sum
+	@echo 'Building the Kubernetes API server and kubectl: three to seven minutes the first time.'
+	CGO_ENABLED=0 go -C test/kubernetes/apiserver build -trimpath -ldflags '-s -w' -o ../../../bin/kubernetes/ tool
 	@touch $@
 
 $(LINTER): tools/lint/go.mod tools/lint/go.sum
