@@ -346,3 +346,21 @@ func BenchmarkRecord(b *testing.B) {
 		})
 	}
 }
+
+// A token is a credential, wherever a handler says it is.
+func TestTokensAreMasked(t *testing.T) {
+	t.Parallel()
+	h := handler(config.DecisionLog{Record: config.RecordAll})
+	h.JWT = []config.JWTCheck{{Property: config.Property{Name: "token"}}, {Property: config.Property{Action: true, Name: "other"}}}
+	properties := attribute.Map{}
+	for _, name := range []string{"token", "other"} {
+		properties = append(properties, attribute.Entry{Name: name, Value: attribute.OfText(attribute.String, name+" value")})
+	}
+	a := &acceptor{}
+	log := decisionlog.New(a, decisionlog.Options{})
+	end := run(log)
+	log.Record(h, &policy.Request{Subject: &policy.Subject{Properties: properties}, Action: &policy.Action{Properties: properties}}, deny, 0)
+	end()
+	assert.JSONEq(t, `{"subject":{"properties":{"token":"***","other":"other value"}},"action":{"properties":{"token":"token value","other":"***"}}}`,
+		a.records(t)[0].Input)
+}

@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tollgate-mesh/tollgate/adapter/decisionlog"
+	"github.com/tollgate-mesh/tollgate/adapter/keyset"
 	"github.com/tollgate-mesh/tollgate/adapter/observe"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/adapter/report"
@@ -271,6 +272,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	o.CountReports(pipeline)
 	o.CountDecisionLog(decisionlog.New(pipeline, decisionlog.Options{}))
 	o.CountSecrets(func() []string { return nil })
+	o.CountKeySets(func() map[string]keyset.Stats { return nil })
 	o.CountSinks(map[string]report.Sink{"s": &counting{}})
 	o.CountTransport(access{})
 	descriptions := make(chan *prometheus.Desc)
@@ -431,4 +433,16 @@ func TestManyAtOnce(t *testing.T) {
 		total += count
 	}
 	assert.Equal(t, 2*goroutines*each, total)
+}
+
+func TestKeySetsAreCounted(t *testing.T) {
+	t.Parallel()
+	o, _ := newObserver(t, "error")
+	o.CountKeySets(func() map[string]keyset.Stats {
+		return map[string]keyset.Stats{"idp": {Keys: 3, Age: 7 * time.Second, Loaded: true, Refreshed: 5, Failed: 2}, "new": {Failed: 1}}
+	})
+	assert.Equal(t, map[string]int{"set=idp": 3, "set=new": 0}, samples(t, o, "tollgate_key_set_keys"))
+	assert.Equal(t, map[string]int{"set=idp": 7}, samples(t, o, "tollgate_key_set_age_seconds"), "nothing is known of one that was never read")
+	assert.Equal(t, map[string]int{"result=ok,set=idp": 5, "result=failed,set=idp": 2, "result=ok,set=new": 0, "result=failed,set=new": 1},
+		samples(t, o, "tollgate_key_set_refreshes_total"))
 }

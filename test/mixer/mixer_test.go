@@ -49,6 +49,7 @@ var scenarios = []struct {
 	{"merge", testMerge},
 	{"version to come", testVersionToCome},
 	{"opa", testOPA},
+	{"jwt", testJWT},
 	{"policies", testPolicies},
 	{"failures", testFailureMatrix},
 	{"crowd", testCrowd},
@@ -86,6 +87,8 @@ type suite struct {
 	fragile, tight, impatient, faulty *mesh.Tollgate
 	// secretFile holds the secret called token, which is planted-secret.
 	secretFile string
+	// idp makes the tokens that tollgate knows keys for.
+	idp *identityProvider
 	// addresses replaces the addresses in resources.
 	addresses *strings.Replacer
 
@@ -95,13 +98,13 @@ type suite struct {
 
 func newSuite(t *testing.T, version, faulty string) *suite {
 	t.Helper()
-	s := &suite{secretFile: filepath.Join(t.TempDir(), "token")}
+	s := &suite{secretFile: filepath.Join(t.TempDir(), "token"), idp: newIdentityProvider(t)}
 	require.NoError(t, os.WriteFile(s.secretFile, []byte("planted-secret\n"), 0o600))
 
 	debug := []string{"--log-level", "debug"}
 	s.tollgate = meshtest.Tollgate(t, mesh.TollgateOptions{Args: debug, Settings: fmt.Sprintf(
 		// Long enough for a busy machine; what is to run out says so in its handler.
-		"evaluation_timeout: 5s\nsecrets: {files: {token: %q}}", s.secretFile)})
+		"evaluation_timeout: 5s\nsecrets: {files: {token: %q}}\n%s", s.secretFile, s.idp.settings())})
 	s.fragile = meshtest.Tollgate(t, mesh.TollgateOptions{Args: debug})
 	s.tight = meshtest.Tollgate(t, mesh.TollgateOptions{Args: debug, Settings: "limits: {concurrent_checks: 1, queue_wait: 1ms}"})
 	s.impatient = meshtest.Tollgate(t, mesh.TollgateOptions{Args: debug, Settings: "evaluation_timeout: 300ms"})

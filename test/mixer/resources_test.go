@@ -129,6 +129,7 @@ func staticResources(t *testing.T, version string) map[string]string {
 		"tollgate":         bundle(t),
 		"auth-header":      readFile(t, root, "operatorconfig/examples/auth-header.yaml"),
 		"rego":             readFile(t, root, "operatorconfig/examples/rego.yaml"),
+		"jwt":              readFile(t, root, "operatorconfig/examples/jwt.yaml"),
 		"adapter-to-come":  adapterToCome(t),
 		"opa-side-by-side": opaSideBySide(t, version),
 		"more-attributes":  moreAttributes,

@@ -48,6 +48,7 @@ var denied = rows(
 		"google.golang.org/grpc", "google.golang.org/grpc/codes", "github.com/gogo/protobuf/proto", "istio.io/api/policy/v1beta1"),
 	deny("policy", "adapter/policy/rego", ours("adapter/mixer"), ours("adapter/secret"), "google.golang.org/grpc/status"),
 	deny("policy", "adapter/policy/header", ours("adapter/secret"), ours("template/authorization")),
+	deny("policy", "adapter/policy/jwt", ours("adapter/keyset"), ours("adapter/settings"), "google.golang.org/grpc"),
 
 	deny("report", "adapter/report",
 		ours("adapter"), ours("adapter/mixer"), ours("adapter/policy"), ours("adapter/settings"), ours("adapter/secret"),
@@ -60,6 +61,7 @@ var denied = rows(
 	deny("mixer", "adapter/mixer", ours("adapter"), ours("adapter/settings"), ours("adapter/transport"), ours("adapter/admin"), ours("operatorconfig")),
 
 	deny("rooms", "adapter/admin", ours("adapter"), ours("adapter/mixer")),
+	deny("rooms", "adapter/keyset", ours("adapter"), ours("adapter/mixer"), ours("template/authorization")),
 	deny("rooms", "adapter/observe", ours("adapter/mixer")),
 	deny("rooms", "adapter/secret", ours("adapter/mixer")),
 	deny("rooms", "adapter/settings", ours("adapter/mixer"), ours("template/authorization")),
@@ -91,6 +93,8 @@ var allowed = rows(
 	deny("", "adapter/policy", ours("config"), ours("adapter/attribute"), ours("adapter/wire"), "log/slog"),
 	deny("", "adapter/policy/header", ours("adapter/attribute"), ours("adapter/wire")),
 	deny("", "adapter/policy/rego", ours("adapter/policy"), "github.com/open-policy-agent/opa/v1/rego"),
+	deny("", "adapter/policy/jwt", ours("adapter/policy"), "github.com/lestrrat-go/jwx/v3/jws"),
+	deny("", "adapter/keyset", ours("adapter/policy/jwt")),
 	deny("", "adapter/report", ours("config"), ours("adapter/attribute"), ours("adapter/wire")),
 	deny("", "adapter/report/record", ours("adapter/attribute"), ours("adapter/wire")),
 	deny("", "adapter/report/sink/otlp", ours("adapter/report"), ours("adapter/attribute"), ours("adapter/wire"), "google.golang.org/grpc"),
