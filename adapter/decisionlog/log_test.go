@@ -359,7 +359,7 @@ func TestTokensAreMasked(t *testing.T) {
 	a := &acceptor{}
 	log := decisionlog.New(a, decisionlog.Options{})
 	end := run(log)
-	log.Record(h, &policy.Request{Subject: &policy.Subject{Properties: properties}, Action: &policy.Action{Properties: properties}}, deny, 0)
+	log.Record("", h, &policy.Request{Subject: &policy.Subject{Properties: properties}, Action: &policy.Action{Properties: properties}}, deny, 0)
 	end()
 	assert.JSONEq(t, `{"subject":{"properties":{"token":"***","other":"other value"}},"action":{"properties":{"token":"token value","other":"***"}}}`,
 		a.records(t)[0].Input)
