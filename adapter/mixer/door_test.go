@@ -250,7 +250,9 @@ func TestDoorReceivesNothingOfTheRefused(t *testing.T) {
 			return nil, status.Error(codes.Unauthenticated, "who are you")
 		}))
 	for _, method := range []string{mixertest.Method, mixertest.LogEntryMethod} {
-		stream, err := connection.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, method)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		stream, err := connection.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, method)
 		require.NoError(t, err)
 		assert.Equal(t, codes.Unauthenticated, status.Code(stream.RecvMsg(nil)), "without a message")
 	}

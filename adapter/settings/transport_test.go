@@ -27,7 +27,7 @@ func TestTLSProblems(t *testing.T) {
 		"names without a CA":    {settings.TLS{Cert: "c", Key: "k", ClientNames: []string{"n"}}, "tls.client_names stands without tls.client_ca; set it, or no name is believed"},
 		"a name that is none": {
 			settings.TLS{Cert: "c", Key: "k", ClientCA: "a", ClientNames: []string{"n", "*"}},
-			`tls.client_names[1]: "*" is no name; write spiffe://TRUST-DOMAIN/PATH, which may end in /*, or a DNS name in lower case, which may begin with *.`,
+			`tls.client_names[1]: "*" is no name; write spiffe://TRUST-DOMAIN/PATH, which may end in /*, or a DNS name in lower case, which may begin with *. for one label`,
 		},
 		"an old version": {settings.TLS{MinVersion: "1.1"}, `tls.min_version is "1.1"; use "1.2" or "1.3"`},
 	} {

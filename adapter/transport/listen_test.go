@@ -44,7 +44,7 @@ func short(t *testing.T) string {
 	t.Helper()
 	directory, err := os.MkdirTemp("/tmp", "tg") //nolint:usetesting // its names are too long
 	require.NoError(t, err)
-	t.Cleanup(func() { os.RemoveAll(directory) })
+	t.Cleanup(func() { assert.NoError(t, os.RemoveAll(directory)) })
 	return directory
 }
 
@@ -96,13 +96,13 @@ func TestSocket(t *testing.T) {
 	require.NoError(t, replaced.Close())
 	assert.FileExists(t, path)
 
-	for name, make := range map[string]func(path string) error{
+	for name, occupy := range map[string]func(path string) error{
 		"file":      func(path string) error { return os.WriteFile(path, []byte("precious"), 0o600) },
 		"directory": func(path string) error { return os.Mkdir(path, 0o700) },
 		"link":      func(path string) error { return os.Symlink("tollgate.sock", path) },
 	} {
 		path := filepath.Join(directory, name)
-		require.NoError(t, make(path))
+		require.NoError(t, occupy(path))
 		_, err := Listen(t.Context(), "listen", "unix://"+path, false, slog.New(slog.DiscardHandler))
 		require.EqualError(t, err, "listen: "+path+" exists and is no socket; remove it or choose another path")
 	}

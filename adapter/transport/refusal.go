@@ -23,9 +23,9 @@ const (
 	Certificate          Reason = "certificate"
 	ServerRefused        Reason = "server_refused"
 	Handshake            Reason = "handshake"
-	NoCredential         Reason = "no_credential"
+	NoCredential         Reason = "no_credential" //nolint:gosec // a reason, no credential
 	CertificateName      Reason = "certificate_name"
-	WrongCredential      Reason = "wrong_credential"
+	WrongCredential      Reason = "wrong_credential" //nolint:gosec // the same
 	SecretUnavailable    Reason = "secret_unavailable"
 	TokenExpired         Reason = "token_expired"
 	InvalidToken         Reason = "token"

@@ -328,7 +328,7 @@ func TestParseKeys(t *testing.T) {
 		"of another type": {`{"keys":[{"kty":"LMS","kid":"s"}]}`, "no key that verifies signatures"},
 	} {
 		_, err := parseKeys([]byte(c.content))
-		assert.ErrorContains(t, err, c.problem, name)
+		require.ErrorContains(t, err, c.problem, name)
 	}
 	mixed := strings.Replace(string(jwks(t, es)), `[`, `[{"kty":"LMS","kid":"s"},`, 1)
 	set, err := parseKeys([]byte(mixed))

@@ -144,7 +144,6 @@ func (t *Transport) NewServer(codec encoding.CodecV2) *grpc.Server {
 		grpc.MaxHeaderListSize(narrow(c.HeaderBytes)),
 		grpc.ReadBufferSize(c.BufferBytes),
 		grpc.WriteBufferSize(c.BufferBytes),
-		grpc.SharedWriteBuffer(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionAge: c.MaxAge, MaxConnectionAgeGrace: c.MaxAgeGrace, Time: c.Keepalive, Timeout: c.KeepaliveTimeout,
 		}),

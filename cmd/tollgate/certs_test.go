@@ -106,7 +106,7 @@ func TestServeOnASocket(t *testing.T) {
 	t.Parallel()
 	directory, err := os.MkdirTemp("/tmp", "tg") //nolint:usetesting // its names are too long for a socket
 	require.NoError(t, err)
-	t.Cleanup(func() { os.RemoveAll(directory) })
+	t.Cleanup(func() { assert.NoError(t, os.RemoveAll(directory)) })
 	path := filepath.Join(directory, "tollgate.sock")
 	p := serve(t, "--listen", "unix://"+path, "--admin", "")
 	assert.Equal(t, "unix://"+path, p.address)

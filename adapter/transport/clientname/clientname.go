@@ -4,6 +4,7 @@ package clientname
 import (
 	"crypto/x509"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -28,7 +29,7 @@ func Parse(text string) (Pattern, error) {
 	}
 	rest, wild := strings.CutPrefix(text, "*.")
 	if !dnsName(rest) || wild && !strings.Contains(rest, ".") {
-		return Pattern{}, fmt.Errorf("%.300q is no name; write spiffe://TRUST-DOMAIN/PATH, which may end in /*, or a DNS name in lower case, which may begin with *.", text)
+		return Pattern{}, fmt.Errorf("%.300q is no name; write spiffe://TRUST-DOMAIN/PATH, which may end in /*, or a DNS name in lower case, which may begin with *. for one label", text)
 	}
 	if wild {
 		return Pattern{suffix: "." + rest}, nil
@@ -112,23 +113,14 @@ func ParseList(texts []string) (List, error) {
 // name that the list has. A certificate with more than one URI is no SPIFFE identity, by SPIFFE's own rule.
 func (l List) Caller(certificate *x509.Certificate) (caller string, ok bool) {
 	if len(certificate.URIs) == 1 {
-		if id, err := spiffeid.FromURI(certificate.URIs[0]); err == nil && l.any(func(p Pattern) bool { return p.MatchSPIFFE(id) }) {
+		if id, err := spiffeid.FromURI(certificate.URIs[0]); err == nil && slices.ContainsFunc(l, func(p Pattern) bool { return p.MatchSPIFFE(id) }) {
 			return id.String(), true
 		}
 	}
 	for _, name := range certificate.DNSNames {
-		if l.any(func(p Pattern) bool { return p.MatchDNS(name) }) {
+		if slices.ContainsFunc(l, func(p Pattern) bool { return p.MatchDNS(name) }) {
 			return "dns:" + strings.ToLower(name), true
 		}
 	}
 	return "", false
-}
-
-func (l List) any(matches func(Pattern) bool) bool {
-	for _, p := range l {
-		if matches(p) {
-			return true
-		}
-	}
-	return false
 }

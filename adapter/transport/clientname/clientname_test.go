@@ -68,7 +68,7 @@ func TestParseRefuses(t *testing.T) {
 		"spiffe://cluster.local:80/a", "spiffe://user@cluster.local/a", "spiffe://cluster.local/a?b", "spiffe://cluster.local/a#b", "spiffe://cluster.local/%61", "spiffe:cluster.local/a", "SPIFFE://cluster.local/a",
 	} {
 		_, err := clientname.Parse(text)
-		assert.Error(t, err, "%q", text)
+		require.Error(t, err, "%q", text)
 	}
 	_, err := clientname.ParseList([]string{"mixer", "*"})
 	assert.ErrorContains(t, err, `[1]: "*" is no name; write spiffe://`)
