@@ -571,6 +571,30 @@ func TestDocumentedExampleIsValid(t *testing.T) {
 	assert.NoError(t, s.Validate())
 }
 
+// So are those of docs/transport.md.
+func TestDocumentedTransportsAreValid(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile("../../docs/transport.md")
+	require.NoError(t, err)
+	examples := regexp.MustCompile("(?s)```yaml\n# settings\n(.*?)```").FindAllStringSubmatch(string(content), -1)
+	require.Len(t, examples, 3)
+	for _, example := range examples {
+		s, err := settings.Parse([]byte(example[1]))
+		require.NoError(t, err)
+		require.NoError(t, s.Validate())
+		assert.True(t, s.TLS.Enabled())
+	}
+	// Every reason of a refusal has a row.
+	source, err := os.ReadFile("../transport/refusal.go")
+	require.NoError(t, err)
+	reasons := regexp.MustCompile(`Reason += "(\w+)"`).FindAllStringSubmatch(string(source), -1)
+	require.NotEmpty(t, reasons)
+	_, rows, _ := strings.Cut(string(content), "| reason | what happened |")
+	for _, reason := range reasons {
+		assert.Contains(t, rows, "`"+reason[1]+"`")
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	for _, document := range []string{
 		everything, "", "---\n---\n", "a: &a [*a]", "limits: {<<: {concurrent_checks: 3}}", "secrets: {files: {a: ~}}", "\xff\xfe", "listen: !!binary x",
