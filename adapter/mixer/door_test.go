@@ -249,9 +249,9 @@ func TestDoorReceivesNothingOfTheRefused(t *testing.T) {
 		func(context.Context, any, *grpc.UnaryServerInfo, grpc.UnaryHandler) (any, error) {
 			return nil, status.Error(codes.Unauthenticated, "who are you")
 		}))
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
 	for _, method := range []string{mixertest.Method, mixertest.LogEntryMethod} {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		defer cancel()
 		stream, err := connection.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, method)
 		require.NoError(t, err)
 		assert.Equal(t, codes.Unauthenticated, status.Code(stream.RecvMsg(nil)), "without a message")
