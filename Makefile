@@ -22,7 +22,7 @@ PROTO_BREAKING = go -C tools/buf tool buf breaking ../../config --against ../../
 MIXERS := 1.7.8 1.6.14 1.5.10
 MIXER_BINARIES := $(foreach version,$(MIXERS),bin/istio-$(version)/mixs)
 LINTER := bin/golangci-lint
-LINTED := . test/collector test/collector/sink test/kafka test/kubernetes test/mixer test/reports tools/lint tools/proto
+LINTED := . bench test/collector test/collector/sink test/kafka test/kubernetes test/mixer test/reports tools/lint tools/proto
 
 .PHONY: help
 help:
@@ -93,6 +93,10 @@ fuzz: ## Run every fuzz target for FUZZTIME
 .PHONY: bench
 bench: ## Run the benchmarks; BENCH selects, BENCHTIME prolongs
 	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem ./...
+
+.PHONY: bench-collector
+bench-collector: build ## Measure reports against the real OpenTelemetry Collector, side by side
+	TOLLGATE_BIN=$(CURDIR)/bin/tollgate go -C bench test -count=1 -v -timeout=30m -run TestReports ./collector
 
 ##@ Generated code
 

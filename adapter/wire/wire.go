@@ -30,18 +30,19 @@ const (
 
 // Reader walks over the fields of one message. The first error sticks: everything after it reads as zero.
 type Reader struct {
-	rest string
-	err  error
+	message string
+	at      int // what has been read; moving on by a number costs no write barrier, which cutting the text would
+	err     error
 }
 
 // NewReader returns a reader of a message.
-func NewReader(message string) Reader { return Reader{rest: message} }
+func NewReader(message string) Reader { return Reader{message: message} }
 
 // Err returns what was wrong with the message as far as it was read: ErrMalformed or nil.
 func (r *Reader) Err() error { return r.err }
 
 // Rest returns what has not been read yet. How much is left tells where in the message the reader stands.
-func (r *Reader) Rest() string { return r.rest }
+func (r *Reader) Rest() string { return r.message[r.at:] }
 
 // Fail makes an error found in a part of the message the reader's own. Nil, and any error after the first, change nothing.
 func (r *Reader) Fail(err error) {
@@ -52,12 +53,12 @@ func (r *Reader) Fail(err error) {
 
 // Next returns the next field's number and wire type, and false at the end of the message or at an error.
 func (r *Reader) Next() (field int32, typ Type, ok bool) {
-	if r.rest == "" || r.err != nil {
+	if r.at >= len(r.message) || r.err != nil {
 		return 0, 0, false
 	}
-	tag := uint64(r.rest[0])
+	tag := uint64(r.message[r.at])
 	if tag < 0x80 {
-		r.rest = r.rest[1:]
+		r.at++
 	} else {
 		tag = r.longVarint()
 	}
@@ -69,9 +70,9 @@ func (r *Reader) Next() (field int32, typ Type, ok bool) {
 }
 
 func (r *Reader) varint() uint64 {
-	if r.rest != "" && r.rest[0] < 0x80 && r.err == nil { // nearly all of them
-		v := uint64(r.rest[0])
-		r.rest = r.rest[1:]
+	if r.at < len(r.message) && r.message[r.at] < 0x80 && r.err == nil { // nearly all of them
+		v := uint64(r.message[r.at])
+		r.at++
 		return v
 	}
 	return r.longVarint()
@@ -79,11 +80,11 @@ func (r *Reader) varint() uint64 {
 
 func (r *Reader) longVarint() (v uint64) {
 	for shift := uint(0); shift < 64; shift += 7 {
-		if r.rest == "" || r.err != nil {
+		if r.at >= len(r.message) || r.err != nil {
 			break
 		}
-		b := r.rest[0]
-		r.rest = r.rest[1:]
+		b := r.message[r.at]
+		r.at++
 		v |= uint64(b&0x7f) << shift
 		if b < 0x80 {
 			return v
@@ -94,13 +95,13 @@ func (r *Reader) longVarint() (v uint64) {
 }
 
 func (r *Reader) take(size uint64) string {
-	if r.err != nil || size > uint64(len(r.rest)) {
+	rest := r.message[r.at:]
+	if r.err != nil || size > uint64(len(rest)) {
 		r.err = ErrMalformed
 		return ""
 	}
-	content := r.rest[:size]
-	r.rest = r.rest[size:]
-	return content
+	r.at += int(size) //nolint:gosec // at most what is left
+	return rest[:size]
 }
 
 // declared notes an error unless a field has the wire type of its declaration.
@@ -175,7 +176,7 @@ func (r *Reader) Message(typ Type, field func(r *Reader, field int32, typ Type))
 	if r.err != nil {
 		return
 	}
-	inner := Reader{rest: message}
+	inner := Reader{message: message}
 	inner.Fields(field)
 	r.err = inner.err
 }
