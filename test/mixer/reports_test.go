@@ -195,6 +195,7 @@ func testReportExamples(t *testing.T, s *suite) {
 	collector := startFakeCollector(t)
 	for name, check := range map[string]func(t *testing.T, tollgate *mesh.Tollgate, directory string) error{
 		"access-log": func(t *testing.T, _ *mesh.Tollgate, directory string) error {
+			t.Helper()
 			lines := recordLines(t, filepath.Join(directory, "log/access.jsonl"))
 			if len(lines) != 3 {
 				return fmt.Errorf("%d lines", len(lines))
@@ -207,6 +208,7 @@ func testReportExamples(t *testing.T, s *suite) {
 			return nil
 		},
 		"metrics": func(t *testing.T, tollgate *mesh.Tollgate, _ string) error {
+			t.Helper()
 			body := get(t, "http://"+tollgate.AdminAddr+"/metrics/metrics")
 			labels := `destination="productpage-v1",destination_service="productpage",response_code="503",source="ingress"`
 			for _, sample := range []string{
@@ -223,6 +225,7 @@ func testReportExamples(t *testing.T, s *suite) {
 			return nil
 		},
 		"spans": func(t *testing.T, _ *mesh.Tollgate, _ string) error {
+			t.Helper()
 			calls := collector.calls("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
 			trace, err := hex.DecodeString("463ac35c9f6413ad48485a3953bb6124")
 			require.NoError(t, err)
