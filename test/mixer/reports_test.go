@@ -196,7 +196,7 @@ func testReportExamples(t *testing.T, s *suite) {
 	for name, check := range map[string]func(t *testing.T, tollgate *mesh.Tollgate, directory string) error{
 		"access-log": func(t *testing.T, _ *mesh.Tollgate, directory string) error {
 			t.Helper()
-			lines := recordLines(t, filepath.Join(directory, "log/access.jsonl"))
+			lines := recordLines(t, filepath.Join(directory, "log", "access.jsonl"))
 			if len(lines) != 3 {
 				return fmt.Errorf("%d lines", len(lines))
 			}
