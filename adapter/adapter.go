@@ -26,15 +26,20 @@ import (
 
 	"github.com/tollgate-mesh/tollgate/adapter/admin"
 	"github.com/tollgate-mesh/tollgate/adapter/decisionlog"
+	"github.com/tollgate-mesh/tollgate/adapter/follow"
+	"github.com/tollgate-mesh/tollgate/adapter/lists"
 	"github.com/tollgate-mesh/tollgate/adapter/mixer"
 	"github.com/tollgate-mesh/tollgate/adapter/observe"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/apikey"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/header"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/list"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/rego"
 	"github.com/tollgate-mesh/tollgate/adapter/report"
 	"github.com/tollgate-mesh/tollgate/adapter/secret"
 	"github.com/tollgate-mesh/tollgate/adapter/settings"
 	"github.com/tollgate-mesh/tollgate/adapter/transport"
+	"github.com/tollgate-mesh/tollgate/config"
 	"github.com/tollgate-mesh/tollgate/template"
 )
 
@@ -43,6 +48,7 @@ type Adapter struct {
 	settings settings.Settings
 	logger   *slog.Logger
 	secrets  *secret.Store
+	lists    *lists.Store
 	server   *grpc.Server
 	health   *health.Server
 	// endWatches ends the streams of those who watch the health service.
@@ -66,6 +72,8 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 	}
 	observer := observe.New(logger, version)
 	observer.CountSecrets(secrets.Unavailable)
+	named := lists.Open(ctx, listSources(s.Lists), logger)
+	observer.CountLists(named.Stats)
 	pipeline, sinks, err := openPipeline(ctx, s.Reports, os.Stdout, logger)
 	if err != nil {
 		return nil, err
@@ -76,7 +84,12 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 	decisions := decisionlog.New(pipeline, decisionlog.Options{Sinks: pipeline.Sinks(), Default: reports.DefaultSinks, Complain: observer.DecisionsDropped})
 	observer.CountDecisionLog(decisions)
 	compiler := &policy.Compiler{
-		Kinds:   []policy.Kind{header.Kind{Secrets: headerSecrets{secrets}}, rego.Kind{}},
+		Kinds: []policy.Kind{
+			header.Kind{Secrets: headerSecrets{secrets}},
+			apikey.Kind{Secrets: keySecrets{secrets}},
+			list.Kind{Sources: named},
+			rego.Kind{},
+		},
 		Timeout: s.EvaluationTimeout,
 		Gate:    policy.NewGate(s.Limits.ConcurrentChecks, s.Limits.QueueWait),
 	}
@@ -98,6 +111,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		settings:   s,
 		logger:     logger,
 		secrets:    secrets,
+		lists:      named,
 		server:     transport.NewServer(mixer.NewCodec(), s.Limits.MessageBytes, logger),
 		health:     health.NewServer(),
 		endWatches: endWatches,
@@ -163,6 +177,7 @@ func (a *Adapter) Run(ctx context.Context) error {
 	defer stop()
 	group, failed := errgroup.WithContext(parts)
 	group.Go(func() error { return a.secrets.Watch(parts) })
+	group.Go(func() error { return a.lists.Run(parts) })
 	// What was taken is delivered after nobody is served any more: first the decisions become records, then the records go out.
 	deliver := newStage(parts, func(ctx context.Context) error { return a.pipeline.Run(ctx, a.settings.Reports.Flush) })
 	record := newStage(parts, func(ctx context.Context) error { a.decisions.Run(ctx); return nil })
@@ -379,4 +394,27 @@ func (h headerSecrets) Secret(name string) (header.Secret, bool) {
 		return nil, false
 	}
 	return s, true
+}
+
+// keySecrets does the same for API key checks.
+type keySecrets struct{ store *secret.Store }
+
+func (k keySecrets) Secret(name string) (apikey.Secret, bool) {
+	s, ok := k.store.Secret(name)
+	if !ok {
+		return nil, false
+	}
+	return s, true
+}
+
+func listSources(settings map[string]settings.List) map[string]lists.Source {
+	sources := make(map[string]lists.Source, len(settings))
+	for name, l := range settings {
+		l = l.WithDefaults()
+		entryType, _ := config.ParseEntryType(l.Type)
+		sources[name] = lists.Source{Type: entryType, From: follow.Source{
+			File: l.File, URL: l.URL, CA: l.CA, Refresh: l.Refresh, MaxStale: l.MaxStale, Timeout: l.Timeout,
+		}}
+	}
+	return sources
 }

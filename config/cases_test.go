@@ -133,6 +133,17 @@ func render(h *config.Handler) string {
 		}
 		line("%s", text)
 	}
+	for _, list := range h.Lists {
+		line("list %s: %s, listed %s, %s%s", list.Name, orInstance(list.Property), [...]string{"allowed", "denied"}[oneIf(list.DeniesListed)],
+			list.Type, part("entries", list.Entries)+part("source", list.Source)+part("lifetime", list.Lifetime))
+	}
+	for _, keys := range h.APIKeys {
+		text := fmt.Sprintf("api keys %s: %s", keys.Name, orInstance(keys.Property))
+		for _, key := range keys.Keys {
+			text += fmt.Sprintf(", %s %x…", key.Identity, key.Digest[:3])
+		}
+		line("%s%s", text, part("secrets", keys.Secrets))
+	}
 	if h.Rego != nil {
 		text := fmt.Sprintf("rego v%d %s, %d module", h.Rego.Version, h.Rego.Decision, len(h.Rego.Modules))
 		if len(h.Rego.Modules) != 1 {
@@ -174,6 +185,20 @@ func render(h *config.Handler) string {
 			part("one in", d.SampleOneIn)+part("to", d.Sinks)+part("drop", d.Drop)+part("mask", d.Mask))
 	}
 	return b.String()
+}
+
+func orInstance(p config.Property) string {
+	if p.Name == "" {
+		return "the instance's own"
+	}
+	return p.String()
+}
+
+func oneIf(condition bool) int {
+	if condition {
+		return 1
+	}
+	return 0
 }
 
 func renderReport(r config.Report) string {
@@ -231,6 +256,11 @@ func requireHidden(t *testing.T, params *configpb.Params, problems config.Proble
 	hidden := []string{params.GetAuthKey()}
 	for _, header := range params.GetHeaders() {
 		hidden = append(hidden, slices.Concat(header.GetValues(), header.GetSha256())...)
+	}
+	for _, check := range params.GetApiKeys() {
+		for _, key := range check.GetKeys() {
+			hidden = append(hidden, key.GetSha256())
+		}
 	}
 	for _, module := range params.GetPolicy() {
 		for _, constant := range quoted.FindAllStringSubmatch(module, -1) {

@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"crypto/sha256"
 	"net/http"
 	"slices"
 	"strings"
@@ -72,6 +73,20 @@ func requireInvariants(t *testing.T, params []byte) {
 		require.NotEmpty(t, check.Name)
 		require.NotEmpty(t, check.Property.Name)
 		require.Positive(t, len(check.Digests)+len(check.Secrets))
+	}
+	for _, list := range handler.Lists {
+		require.NotEmpty(t, list.Name)
+		require.NotEqual(t, len(list.Entries) > 0, list.Source != "")
+		require.GreaterOrEqual(t, list.Lifetime, time.Duration(0))
+		require.LessOrEqual(t, list.Lifetime, config.MaxLifetimeDuration)
+	}
+	for _, keys := range handler.APIKeys {
+		require.NotEmpty(t, keys.Name)
+		require.Positive(t, len(keys.Keys)+len(keys.Secrets))
+		for _, key := range keys.Keys {
+			require.NotEmpty(t, key.Identity)
+			require.NotEqual(t, config.Digest(sha256.Sum256(nil)), key.Digest)
+		}
 	}
 	if handler.Rego != nil {
 		require.NotEmpty(t, handler.Rego.Modules)

@@ -52,6 +52,9 @@ type Verdict struct {
 	Reason string
 	// Lifetime bounds the reuse of the answer; zero sets no bound.
 	Lifetime config.Lifetime
+	// Identity is whose API key was accepted, for the checks that come after and for records; empty for nobody's. Only where the
+	// result is Passed.
+	Identity string
 	// Denial overrides what the handler says denied callers are told; nil leaves it. Only where the result is Denied.
 	Denial *config.Denial
 	// Failure is set where the result is Failed.

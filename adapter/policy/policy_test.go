@@ -378,8 +378,12 @@ func TestPoliciesThatCannotDecide(t *testing.T) {
 		}, config.ConfigurationFailure, "policy[0]: is odd; policy[0]: is odd"},
 		{"no checks", func(h *config.Handler) *policy.Policy {
 			return (&policy.Compiler{Kinds: []policy.Kind{fakeKind{}}}).Compile(h, nil)
+		}, config.ConfigurationFailure, "no check is configured"},
+		{"no checks of those configured", func(h *config.Handler) *policy.Policy {
+			h.Lists = []config.ListCheck{{}}
+			return (&policy.Compiler{Kinds: []policy.Kind{fakeKind{}}}).Compile(h, nil)
 		}, config.ConfigurationFailure, "no check came"},
-		{"no kinds", func(h *config.Handler) *policy.Policy { return (&policy.Compiler{}).Compile(h, nil) }, config.ConfigurationFailure, "no check came"},
+		{"no kinds", func(h *config.Handler) *policy.Policy { return (&policy.Compiler{}).Compile(h, nil) }, config.ConfigurationFailure, "no check is configured"},
 		{"broken", func(h *config.Handler) *policy.Policy {
 			return policy.Broken(h, policy.Fail(config.Panic, "odd"))
 		}, config.Panic, "odd"},

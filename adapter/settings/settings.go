@@ -31,6 +31,8 @@ type Settings struct {
 	Log Log `yaml:"log"`
 	// Secrets says where named secrets come from.
 	Secrets Secrets `yaml:"secrets"`
+	// Lists maps names to the lists that checks look into.
+	Lists map[string]List `yaml:"lists"`
 	// Limits bounds what the process takes on.
 	Limits Limits `yaml:"limits"`
 	// Reports says where records go.
@@ -235,5 +237,6 @@ func (s Settings) Validate() error {
 	} {
 		add(n.value < n.least || n.value > n.most, "%s is %d; use %d to %d", n.key, n.value, n.least, n.most)
 	}
+	problems = append(problems, validateLists(s.Lists)...)
 	return errors.Join(append(problems, s.Reports.validate()...)...)
 }
