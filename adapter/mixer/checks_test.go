@@ -264,7 +264,9 @@ func TestTemplatesAndChecks(t *testing.T) {
 		"apikey": func(params []byte) (string, []byte) {
 			return apiKeyService, mixertest.APIKey(params, &apikey.InstanceMsg{ApiKey: "abc"})
 		},
-		"listentry":    func(params []byte) (string, []byte) { return listService, mixertest.ListEntry(params, mixertest.Text("abc")) },
+		"listentry": func(params []byte) (string, []byte) {
+			return listService, mixertest.ListEntry(params, mixertest.Text("abc"))
+		},
 		"checknothing": func(params []byte) (string, []byte) { return nothingService, mixertest.Nothing(params) },
 	}
 	passes := map[string][]string{

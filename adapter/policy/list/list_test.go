@@ -91,7 +91,8 @@ func TestContains(t *testing.T) {
 					address("203.0.113.8"), address("203.0.113.3"),
 				},
 				unreadable: {
-					{}, text("10.0.0"), text("010.0.0.1"), text("10.0.0.1 "), text("10.0.0.1:80"), text("10.0.0.1, 10.0.0.2"), text("[::1]"), text("::1%eth0"), text("localhost"),
+					{},
+					text("10.0.0"), text("010.0.0.1"), text("10.0.0.1 "), text("10.0.0.1:80"), text("10.0.0.1, 10.0.0.2"), text("[::1]"), text("::1%eth0"), text("localhost"),
 					text("10.0.0.0/8"), text("0x0a000001"), text("167772161"), attribute.OfInt64(167772161),
 				},
 			},

@@ -14,6 +14,8 @@ import (
 
 func str(s string) attribute.Value { return attribute.OfText(attribute.String, s) }
 
+func pointer(v attribute.Value) *attribute.Value { return &v }
+
 // properties is a request whose subject has these properties alone.
 func properties(all ...attribute.Entry) *policy.Request {
 	return &policy.Request{Subject: &policy.Subject{Properties: all}}
@@ -44,6 +46,12 @@ func TestInput(t *testing.T) {
 		}, `{"action":{"method":"m","namespace":"n","path":"/p","properties":{"p":"av"},"service":"s"},"subject":{"groups":["g"],"properties":{"p":"sv"},"user":"u"}}`, ""},
 		{"groups are one", &policy.Request{Subject: &policy.Subject{Groups: "a,b c"}}, `{"action":{},"subject":{"groups":["a,b c"]}}`, ""},
 		{"action alone", &policy.Request{Action: &policy.Action{Path: "/"}}, `{"action":{"path":"/"},"subject":{}}`, ""},
+		{"a list entry's value", &policy.Request{Value: pointer(str("v"))}, `{"action":{},"subject":{},"value":"v"}`, ""},
+		{"an empty value", &policy.Request{Value: pointer(str(""))}, `{"action":{},"subject":{},"value":""}`, ""},
+		{"an address as value", &policy.Request{Value: pointer(attribute.OfIP("\x0a\x00\x00\xff"))}, `{"action":{},"subject":{},"value":"10.0.0.255"}`, `{"action":{},"subject":{},"value":"CgAA/w=="}`},
+		{"an API call", &policy.Request{API: &policy.API{Name: "n", Version: "v", Operation: "o", Key: "k", Time: pointer(attribute.OfTimestamp(0, 0))}}, `{"action":{},"api":{"key":"k","name":"n","operation":"o","timestamp":"1970-01-01T00:00:00Z","version":"v"},"subject":{}}`, ""},
+		{"an empty API call", &policy.Request{API: &policy.API{}}, `{"action":{},"api":{},"subject":{}}`, ""},
+		{"whose key it is", &policy.Request{Identity: "partner"}, `{"action":{},"key":"partner","subject":{}}`, ""},
 		{"string", one(str("v")), `"v"`, ""},
 		{"empty string", one(str("")), `""`, ""},
 		{"quotes and controls", one(str("\"\\\n\x00<")), `"\"\\\n\u0000\u003c"`, ""},
@@ -129,6 +137,8 @@ func TestInputThatRegoCannotHave(t *testing.T) {
 		for _, request := range []*policy.Request{
 			properties(attribute.Entry{Name: "fine", Value: str("x")}, attribute.Entry{Name: "hunter2", Value: value}),
 			{Action: &policy.Action{Properties: attribute.Map{{Name: "hunter2", Value: value}}}},
+			{Value: &value},
+			{API: &policy.API{Key: "hunter2", Time: &value}},
 		} {
 			v := check.Evaluate(t.Context(), request)
 			require.NotNil(t, v.Failure, name)
