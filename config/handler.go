@@ -1,9 +1,6 @@
 package config
 
-import (
-	"slices"
-	"time"
-)
+import "time"
 
 // Require says how the checks of a handler combine.
 type Require uint8
@@ -165,8 +162,12 @@ func (t EntryType) String() string { return entryTypes[t] }
 
 // ParseEntryType returns the type with the given name in lower case.
 func ParseEntryType(name string) (EntryType, bool) {
-	i := slices.Index(entryTypes[:], name)
-	return EntryType(max(i, 0)), i >= 0
+	for _, t := range []EntryType{Strings, CaseInsensitiveStrings, IPAddresses, Regex} {
+		if t.String() == name {
+			return t, true
+		}
+	}
+	return Strings, false
 }
 
 // ListCheck passes when a value is on a list, or when it is not.

@@ -162,9 +162,8 @@ func (p *Patterns) Add(entry string) error {
 	parsed, err := syntax.Parse(entry, syntax.Perl)
 	if err != nil {
 		reason := "cannot be read"
-		var syntaxError *syntax.Error
-		if errors.As(err, &syntaxError) {
-			reason = syntaxError.Code.String()
+		if wrong, ok := errors.AsType[*syntax.Error](err); ok {
+			reason = wrong.Code.String()
 		}
 		return fmt.Errorf("is %s and no regular expression in RE2's syntax: %s", quote(entry), reason)
 	}

@@ -125,7 +125,7 @@ func FuzzPatterns(f *testing.F) {
 		plain := regexp.MustCompile(pattern)
 		plain.Longest()
 		place := plain.FindStringIndex(value)
-		whole := place != nil && place[0] == 0 && place[1] == len(value)
+		whole := slices.Equal(place, []int{0, len(value)})
 		require.Equal(t, whole, patterns.Compiled[0].MatchString(value), "%q matches %q", pattern, value)
 	})
 }

@@ -7,6 +7,7 @@ package follow
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -173,7 +174,7 @@ func (d *Document[T]) Read(ctx context.Context) bool {
 	d.read.Add(1)
 	d.state.Store(&now)
 	if now.digest != before.digest {
-		d.logger.Info("a document was loaded", "sha256", fmt.Sprintf("%x", now.digest[:6]))
+		d.logger.Info("a document was loaded", "sha256", hex.EncodeToString(now.digest[:6]))
 	}
 	return true
 }

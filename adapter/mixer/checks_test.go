@@ -24,7 +24,7 @@ import (
 	"github.com/tollgate-mesh/tollgate/template/listentry"
 )
 
-func template(t testing.TB, service string) checkTemplate {
+func template(t *testing.T, service string) checkTemplate {
 	t.Helper()
 	for _, template := range checkTemplates {
 		if template.service == service {

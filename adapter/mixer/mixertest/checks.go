@@ -12,7 +12,7 @@ import (
 
 // The methods of the check templates beside authorization.
 const (
-	APIKeyMethod    = "/apikey.HandleApiKeyService/HandleApiKey"
+	APIKeyMethod    = "/apikey.HandleApiKeyService/HandleApiKey" //nolint:gosec // a method and no key
 	ListEntryMethod = "/listentry.HandleListEntryService/HandleListEntry"
 	NothingMethod   = "/checknothing.HandleCheckNothingService/HandleCheckNothing"
 )

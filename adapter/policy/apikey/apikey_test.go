@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -164,7 +165,7 @@ func BenchmarkEvaluate(b *testing.B) {
 	for _, n := range []int{1, 100, 10_000} {
 		check := config.APIKeyCheck{}
 		for i := range n {
-			check.Keys = append(check.Keys, config.APIKey{Identity: "i", Digest: digest(fmt.Sprint(i))})
+			check.Keys = append(check.Keys, config.APIKey{Identity: "i", Digest: digest(strconv.Itoa(i))})
 		}
 		compiled := compile(b, nil, check)
 		for name, request := range map[string]*policy.Request{"known": presenting("0"), "unknown": presenting("x")} {
