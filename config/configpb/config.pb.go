@@ -1699,9 +1699,10 @@ type DecisionLog struct {
 	// Names of sinks that the adapter's settings define; without any, the settings' default sinks.
 	Sinks []string `protobuf:"bytes,3,rep,name=sinks,proto3" json:"sinks,omitempty"`
 	// Parts of the input that are left out: names of properties, or subject.user, subject.groups, action.namespace, action.service,
-	// action.method and action.path. A pattern may end in '*'.
+	// action.method, action.path, value, key, api.name, api.version, api.operation, api.key and api.timestamp. A pattern may end in '*'.
 	Drop []string `protobuf:"bytes,4,rep,name=drop,proto3" json:"drop,omitempty"`
-	// Parts of the input in whose place "***" is kept. Properties that a check of this handler compares are masked in any case.
+	// Parts of the input in whose place "***" is kept. Properties that a header or
+	// API key check of this handler compares are masked in any case, and so is the key of an apikey instance.
 	Mask          []string `protobuf:"bytes,5,rep,name=mask,proto3" json:"mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
