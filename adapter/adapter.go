@@ -26,17 +26,22 @@ import (
 
 	"github.com/tollgate-mesh/tollgate/adapter/admin"
 	"github.com/tollgate-mesh/tollgate/adapter/decisionlog"
+	"github.com/tollgate-mesh/tollgate/adapter/follow"
 	"github.com/tollgate-mesh/tollgate/adapter/keyset"
+	"github.com/tollgate-mesh/tollgate/adapter/lists"
 	"github.com/tollgate-mesh/tollgate/adapter/mixer"
 	"github.com/tollgate-mesh/tollgate/adapter/observe"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/apikey"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/header"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/jwt"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/list"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/rego"
 	"github.com/tollgate-mesh/tollgate/adapter/report"
 	"github.com/tollgate-mesh/tollgate/adapter/secret"
 	"github.com/tollgate-mesh/tollgate/adapter/settings"
 	"github.com/tollgate-mesh/tollgate/adapter/transport"
+	"github.com/tollgate-mesh/tollgate/config"
 	"github.com/tollgate-mesh/tollgate/template"
 )
 
@@ -46,6 +51,7 @@ type Adapter struct {
 	logger   *slog.Logger
 	secrets  *secret.Store
 	keySets  *keyset.Store
+	lists    *lists.Store
 	server   *grpc.Server
 	health   *health.Server
 	// endWatches ends the streams of those who watch the health service.
@@ -77,6 +83,8 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		return nil, err
 	}
 	observer.CountTransport(access)
+	named := lists.Open(ctx, listSources(s.Lists), logger)
+	observer.CountLists(named.Stats)
 	pipeline, sinks, err := openPipeline(ctx, s.Reports, os.Stdout, logger)
 	if err != nil {
 		return nil, err
@@ -91,6 +99,8 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 			header.Kind{Secrets: headerSecrets{secrets}},
 			// Before the policies, which see the claims.
 			jwt.Kind{KeySets: jwtKeySets{keySets}, Cache: jwt.NewCache(tokenCacheEntries, tokenCacheBytes)},
+			apikey.Kind{Secrets: keySecrets{secrets}},
+			list.Kind{Sources: named},
 			rego.Kind{},
 		},
 		Timeout: s.EvaluationTimeout,
@@ -118,6 +128,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		keySets:    keySets,
 		server:     access.NewServer(mixer.NewCodec()),
 		transport:  access,
+		lists:      named,
 		health:     health.NewServer(),
 		endWatches: endWatches,
 		pipeline:   pipeline,
@@ -190,6 +201,7 @@ func (a *Adapter) Run(ctx context.Context) error {
 	group, failed := errgroup.WithContext(parts)
 	group.Go(func() error { return a.secrets.Watch(parts) })
 	group.Go(func() error { return a.keySets.Run(parts) })
+	group.Go(func() error { return a.lists.Run(parts) })
 	// What was taken is delivered after nobody is served any more: first the decisions become records, then the records go out.
 	deliver := newStage(parts, func(ctx context.Context) error { return a.pipeline.Run(ctx, a.settings.Reports.Flush) })
 	record := newStage(parts, func(ctx context.Context) error { a.decisions.Run(ctx); return nil })
@@ -437,4 +449,27 @@ func (j jwtKeySets) KeySet(name string) (jwt.KeySet, bool) {
 		return nil, false
 	}
 	return s, true
+}
+
+// keySecrets does the same for API key checks.
+type keySecrets struct{ store *secret.Store }
+
+func (k keySecrets) Secret(name string) (apikey.Secret, bool) {
+	s, ok := k.store.Secret(name)
+	if !ok {
+		return nil, false
+	}
+	return s, true
+}
+
+func listSources(settings map[string]settings.List) map[string]lists.Source {
+	sources := make(map[string]lists.Source, len(settings))
+	for name, l := range settings {
+		l = l.WithDefaults()
+		entryType, _ := config.ParseEntryType(l.Type)
+		sources[name] = lists.Source{Type: entryType, From: follow.Source{
+			File: l.File, URL: l.URL, CA: l.CA, Refresh: l.Refresh, MaxStale: l.MaxStale, Timeout: l.Timeout,
+		}}
+	}
+	return sources
 }

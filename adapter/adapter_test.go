@@ -220,8 +220,9 @@ func TestServiceDecides(t *testing.T) {
 func TestServiceAnswersHealthAndReflection(t *testing.T) {
 	s := start(t, nil)
 	const mixerService = "authorization.HandleAuthorizationService"
-	assert.Equal(t, healthpb.HealthCheckResponse_SERVING, s.health(t, ""))
-	assert.Equal(t, healthpb.HealthCheckResponse_SERVING, s.health(t, mixerService))
+	for _, service := range slices.Concat([]string{"", mixerService}, mixer.CheckServices(), mixer.ReportServices()) {
+		assert.Equal(t, healthpb.HealthCheckResponse_SERVING, s.health(t, service), service)
+	}
 	_, err := healthpb.NewHealthClient(s.connection).Check(t.Context(), &healthpb.HealthCheckRequest{Service: "other"})
 	assert.Equal(t, codes.NotFound, status.Code(err))
 	code, _ := s.get(t, "/readyz")
@@ -242,11 +243,11 @@ func TestServiceAnswersHealthAndReflection(t *testing.T) {
 	for _, s := range list.GetListServicesResponse().GetService() {
 		services = append(services, s.GetName())
 	}
-	assert.ElementsMatch(t, slices.Concat([]string{mixerService, "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"}, mixer.ReportServices()), services)
+	assert.ElementsMatch(t, slices.Concat([]string{"grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"}, mixer.CheckServices(), mixer.ReportServices()), services)
 
 	// What a tool such as grpcurl asks before it can build a call: the file of the service, and those it imports.
 	messages := map[string]bool{}
-	for _, symbol := range []string{mixerService, "authorization.SubjectMsg", "tracespan.InstanceMsg", "istio.policy.v1beta1.Value", "istio.mixer.adapter.model.v1beta1.CheckResult", "grpc.health.v1.Health"} {
+	for _, symbol := range []string{mixerService, "authorization.SubjectMsg", "apikey.HandleApiKeyService", "listentry.InstanceMsg", "checknothing.Type", "tracespan.InstanceMsg", "istio.policy.v1beta1.Value", "istio.mixer.adapter.model.v1beta1.CheckResult", "grpc.health.v1.Health"} {
 		response := ask(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_FileContainingSymbol{FileContainingSymbol: symbol}})
 		require.Nil(t, response.GetErrorResponse(), symbol)
 		for _, encoded := range response.GetFileDescriptorResponse().GetFileDescriptorProto() {
@@ -258,7 +259,8 @@ func TestServiceAnswersHealthAndReflection(t *testing.T) {
 		}
 	}
 	for _, message := range []string{
-		"authorization.HandleAuthorizationRequest", "authorization.InstanceMsg", "tracespan.HandleTraceSpanRequest", "google.protobuf.Any",
+		"authorization.HandleAuthorizationRequest", "authorization.InstanceMsg", "apikey.HandleApiKeyRequest", "listentry.InstanceParam",
+		"checknothing.HandleCheckNothingRequest", "tracespan.HandleTraceSpanRequest", "google.protobuf.Any",
 		"istio.policy.v1beta1.Value", "istio.mixer.adapter.model.v1beta1.CheckResult", "google.rpc.Status",
 	} {
 		assert.True(t, messages[message], message)

@@ -136,6 +136,17 @@ func render(h *config.Handler) string {
 	for _, check := range h.JWT {
 		line("jwt %s: %s, keys %s, from %q%s", check.Name, check.Property, check.Keys, check.Issuers, renderJWT(check))
 	}
+	for _, list := range h.Lists {
+		line("list %s: %s, listed %s, %s%s", list.Name, orInstance(list.Property), [...]string{"allowed", "denied"}[oneIf(list.DeniesListed)],
+			list.Type, part("entries", list.Entries)+part("source", list.Source)+part("lifetime", list.Lifetime))
+	}
+	for _, keys := range h.APIKeys {
+		text := fmt.Sprintf("api keys %s: %s", keys.Name, orInstance(keys.Property))
+		for _, key := range keys.Keys {
+			text += fmt.Sprintf(", %s %x…", key.Identity, key.Digest[:3])
+		}
+		line("%s%s", text, part("secrets", keys.Secrets))
+	}
 	if h.Rego != nil {
 		text := fmt.Sprintf("rego v%d %s, %d module", h.Rego.Version, h.Rego.Decision, len(h.Rego.Modules))
 		if len(h.Rego.Modules) != 1 {
@@ -193,6 +204,20 @@ func renderJWT(check config.JWTCheck) string {
 	return text
 }
 
+func orInstance(p config.Property) string {
+	if p.Name == "" {
+		return "the instance's own"
+	}
+	return p.String()
+}
+
+func oneIf(condition bool) int {
+	if condition {
+		return 1
+	}
+	return 0
+}
+
 func renderReport(r config.Report) string {
 	return part("to", r.Sinks) + part("one in", r.SampleOneIn) + part("only", r.Only) + part("drop", r.Drop) + part("mask", r.Mask) +
 		part("hide all", r.HideAll) + part("severities", r.Severities) + part("metrics", r.Metrics)
@@ -248,6 +273,11 @@ func requireHidden(t *testing.T, params *configpb.Params, problems config.Proble
 	hidden := []string{params.GetAuthKey()}
 	for _, header := range params.GetHeaders() {
 		hidden = append(hidden, slices.Concat(header.GetValues(), header.GetSha256())...)
+	}
+	for _, check := range params.GetApiKeys() {
+		for _, key := range check.GetKeys() {
+			hidden = append(hidden, key.GetSha256())
+		}
 	}
 	for _, module := range params.GetPolicy() {
 		for _, constant := range quoted.FindAllStringSubmatch(module, -1) {

@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"crypto/sha256"
 	"net/http"
 	"slices"
 	"strings"
@@ -86,6 +87,20 @@ func requireInvariants(t *testing.T, params []byte) {
 			require.True(t, len(rule.Values) > 0 || rule.Pattern != "" || rule.Contains != "")
 			_, err := config.CompileClaimPattern(rule.Pattern)
 			require.NoError(t, err)
+		}
+	}
+	for _, list := range handler.Lists {
+		require.NotEmpty(t, list.Name)
+		require.NotEqual(t, len(list.Entries) > 0, list.Source != "")
+		require.GreaterOrEqual(t, list.Lifetime, time.Duration(0))
+		require.LessOrEqual(t, list.Lifetime, config.MaxLifetimeDuration)
+	}
+	for _, keys := range handler.APIKeys {
+		require.NotEmpty(t, keys.Name)
+		require.Positive(t, len(keys.Keys)+len(keys.Secrets))
+		for _, key := range keys.Keys {
+			require.NotEmpty(t, key.Identity)
+			require.NotEqual(t, config.Digest(sha256.Sum256(nil)), key.Digest)
 		}
 	}
 	if handler.Rego != nil {

@@ -141,6 +141,73 @@ type HeaderCheck struct {
 	Secrets []string
 }
 
+// EntryType is what the entries of a list are.
+type EntryType uint8
+
+const (
+	// Strings are texts that equal the value.
+	Strings EntryType = iota
+	// CaseInsensitiveStrings are texts that equal the value but for upper and lower case.
+	CaseInsensitiveStrings
+	// IPAddresses are addresses and CIDR blocks.
+	IPAddresses
+	// Regex are regular expressions that match the whole value.
+	Regex
+)
+
+var entryTypes = [...]string{"strings", "case_insensitive_strings", "ip_addresses", "regex"}
+
+// String returns the type's name in lower case.
+func (t EntryType) String() string { return entryTypes[t] }
+
+// ParseEntryType returns the type with the given name in lower case.
+func ParseEntryType(name string) (EntryType, bool) {
+	for _, t := range []EntryType{Strings, CaseInsensitiveStrings, IPAddresses, Regex} {
+		if t.String() == name {
+			return t, true
+		}
+	}
+	return Strings, false
+}
+
+// ListCheck passes when a value is on a list, or when it is not.
+type ListCheck struct {
+	// Name labels the check.
+	Name string
+	// Property is the one to look for; without a name, the value of a listentry instance.
+	Property Property
+	// DeniesListed means that those listed are denied and all others pass; else only those listed pass.
+	DeniesListed bool
+	// Type is what Entries are.
+	Type EntryType
+	// Entries are the list's, each valid for its type; none where there is a Source.
+	Entries []string
+	// Source names a list that the settings define; empty where there are Entries.
+	Source string
+	// Lifetime bounds the reuse of answers; 0 for no bound.
+	Lifetime time.Duration
+}
+
+// APIKeyCheck passes when the caller presents a known key.
+type APIKeyCheck struct {
+	// Name labels the check.
+	Name string
+	// Property has the key; without a name, the api_key of an apikey instance.
+	Property Property
+	// Keys are those known by their digests, each digest once.
+	Keys []APIKey
+	// Secrets name further keys; whose they are is the secret's name.
+	Secrets []string
+}
+
+// APIKey is one key.
+type APIKey struct {
+	// Identity is whose key it is; never empty.
+	Identity string
+	// Digest is the key's.
+	Digest Digest
+}
+
 // RegoVersion is the language version of inline policies.
 type RegoVersion uint8
 
@@ -173,6 +240,10 @@ type Handler struct {
 	Headers []HeaderCheck
 	// JWT are the token checks. Rego policies see the claims of the first.
 	JWT []JWTCheck
+	// Lists are the list checks.
+	Lists []ListCheck
+	// APIKeys are the API key checks.
+	APIKeys []APIKeyCheck
 	// Rego is nil where there is no policy.
 	Rego *RegoPolicy
 	// Modes are the failure modes. They are closed throughout where the failure section has a problem.
@@ -192,4 +263,6 @@ type Handler struct {
 }
 
 // HasChecks reports whether anything is configured that could deny.
-func (h *Handler) HasChecks() bool { return len(h.Headers) > 0 || len(h.JWT) > 0 || h.Rego != nil }
+func (h *Handler) HasChecks() bool {
+	return len(h.Headers) > 0 || len(h.JWT) > 0 || len(h.Lists) > 0 || len(h.APIKeys) > 0 || h.Rego != nil
+}

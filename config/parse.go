@@ -92,6 +92,8 @@ func validate(problems *Problems, params *configpb.Params) *Handler {
 	}
 	handler.Headers = headers(problems, params)
 	handler.JWT = jwtChecks(problems, params.GetJwt())
+	handler.Lists = lists(problems, params.GetLists())
+	handler.APIKeys = apiKeys(problems, params.GetApiKeys())
 	handler.Rego = regoPolicy(problems, params)
 	handler.Modes = modes(problems, params)
 	handler.Allow, handler.Deny = lifetimes(problems, params.GetLifetimes())
@@ -160,25 +162,36 @@ func headerCheck(problems *Problems, field string, header *configpb.HeaderCheck)
 		}
 	}
 	for i, text := range header.GetSha256() {
-		path := fmt.Sprintf("%s.sha256[%d]", field, i)
-		digest, err := hex.DecodeString(text)
-		switch {
-		case err != nil || len(digest) != sha256.Size:
-			problems.add(path, "has %d characters and is no SHA-256 in hexadecimal; write 64 digits, such as `sha256sum` prints for the value without a newline", len(text))
-		case Digest(digest) == sha256.Sum256(nil):
-			problems.add(path, "is the digest of the empty value, which everybody has; digest the real value")
-		default:
-			check.Digests = append(check.Digests, Digest(digest))
+		if digest, ok := expectedDigest(problems, fmt.Sprintf("%s.sha256[%d]", field, i), text); ok {
+			check.Digests = append(check.Digests, digest)
 		}
 	}
-	for i, secret := range header.GetSecrets() {
+	check.Secrets = secrets(problems, field+".secrets", header.GetSecrets())
+	return check
+}
+
+func expectedDigest(problems *Problems, field, text string) (digest Digest, ok bool) {
+	decoded, err := hex.DecodeString(text)
+	switch {
+	case err != nil || len(decoded) != sha256.Size:
+		problems.add(field, "has %d characters and is no SHA-256 in hexadecimal; write 64 digits, such as `sha256sum` prints for the value without a newline", len(text))
+	case Digest(decoded) == sha256.Sum256(nil):
+		problems.add(field, "is the digest of the empty value, which everybody has; digest the real value")
+	default:
+		return Digest(decoded), true
+	}
+	return digest, false
+}
+
+func secrets(problems *Problems, field string, names []string) (named []string) {
+	for i, secret := range names {
 		if secret == "" {
-			problems.add(fmt.Sprintf("%s.secrets[%d]", field, i), "is empty; name a secret from the adapter's settings")
+			problems.add(fmt.Sprintf("%s[%d]", field, i), "is empty; name a secret from the adapter's settings")
 			continue
 		}
-		check.Secrets = append(check.Secrets, secret)
+		named = append(named, secret)
 	}
-	return check
+	return named
 }
 
 // property returns the one of the two that is set.

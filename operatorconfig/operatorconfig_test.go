@@ -24,8 +24,11 @@ import (
 	"github.com/tollgate-mesh/tollgate/operatorconfig"
 
 	// Register the generated code that the template resources describe.
+	_ "github.com/tollgate-mesh/tollgate/template/apikey"
 	_ "github.com/tollgate-mesh/tollgate/template/authorization"
+	_ "github.com/tollgate-mesh/tollgate/template/checknothing"
 	_ "github.com/tollgate-mesh/tollgate/template/edge"
+	_ "github.com/tollgate-mesh/tollgate/template/listentry"
 	_ "github.com/tollgate-mesh/tollgate/template/logentry"
 	_ "github.com/tollgate-mesh/tollgate/template/metric"
 	_ "github.com/tollgate-mesh/tollgate/template/reportnothing"
@@ -224,6 +227,9 @@ func TestVarieties(t *testing.T) {
 		variety v1beta1.TemplateVariety
 	}{
 		{"authorization", v1beta1.TEMPLATE_VARIETY_CHECK},
+		{"apikey", v1beta1.TEMPLATE_VARIETY_CHECK},
+		{"listentry", v1beta1.TEMPLATE_VARIETY_CHECK},
+		{"checknothing", v1beta1.TEMPLATE_VARIETY_CHECK},
 		{"logentry", v1beta1.TEMPLATE_VARIETY_REPORT},
 		{"metric", v1beta1.TEMPLATE_VARIETY_REPORT},
 		{"tracespan", v1beta1.TEMPLATE_VARIETY_REPORT},

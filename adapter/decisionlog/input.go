@@ -13,8 +13,8 @@ import (
 )
 
 // input returns the JSON of what was decided on, in the shape of Rego's input, without what the handler drops and with a mask over
-// what it masks and over credentials.
-func input(handler *config.Handler, request *policy.Request) string {
+// what it masks and over credentials. The identity is that of the API key that was accepted.
+func input(handler *config.Handler, request *policy.Request, identity string) string {
 	h := hider{handler}
 	document := map[string]any{}
 	if s := request.Subject; s != nil {
@@ -33,6 +33,23 @@ func input(handler *config.Handler, request *policy.Request) string {
 		h.properties(action, a.Properties, true)
 		document["action"] = action
 	}
+	if v := request.Value; v != nil {
+		h.value(document, "value", "value", *v)
+	}
+	if a := request.API; a != nil {
+		api := map[string]any{}
+		h.field(api, "name", "api.name", a.Name)
+		h.field(api, "version", "api.version", a.Version)
+		h.field(api, "operation", "api.operation", a.Operation)
+		if a.Key != "" && !matches(h.handler.DecisionLog.Drop, "api.key") {
+			api["key"] = record.Masked
+		}
+		if a.Time != nil {
+			h.value(api, "timestamp", "api.timestamp", *a.Time)
+		}
+		document["api"] = api
+	}
+	h.field(document, "key", "key", identity)
 	encoded, err := json.Marshal(document)
 	if err != nil { // there is no value in it that JSON does not know
 		return ""
@@ -50,6 +67,16 @@ func (h hider) field(into map[string]any, key, path, value string) {
 		into[key] = record.Masked
 	default:
 		into[key] = value
+	}
+}
+
+func (h hider) value(into map[string]any, key, path string, v attribute.Value) {
+	switch {
+	case matches(h.handler.DecisionLog.Drop, path):
+	case matches(h.handler.DecisionLog.Mask, path):
+		into[key] = record.Masked
+	default:
+		into[key] = value(v)
 	}
 }
 
@@ -79,6 +106,11 @@ func (h hider) credential(name string, action bool) bool {
 	}
 	for i := range h.handler.JWT {
 		if p := h.handler.JWT[i].Property; p.Name == name && p.Action == action {
+			return true
+		}
+	}
+	for i := range h.handler.APIKeys {
+		if p := h.handler.APIKeys[i].Property; p.Name == name && p.Action == action {
 			return true
 		}
 	}

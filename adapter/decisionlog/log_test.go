@@ -298,21 +298,28 @@ func TestInput(t *testing.T) {
 			{Name: "time", Value: attribute.OfTimestamp(0, 5)},
 			{Name: "duration", Value: attribute.OfDuration(1, 500_000_000)},
 			{Name: "unknown"},
+			{Name: "token", Value: attribute.OfText(attribute.String, "planted")},
 		}},
 	}
-	properties := `"bool":true,"double":0.5,"duration":1.5,"inf":"+Inf","int":7,"ip":"10.0.0.1","key":"visible","nan":"NaN","neg":"-Inf","time":"1970-01-01T00:00:00.000000005Z","unknown":null`
+	properties := `"bool":true,"double":0.5,"duration":1.5,"inf":"+Inf","int":7,"ip":"10.0.0.1","key":"visible","nan":"NaN","neg":"-Inf","time":"1970-01-01T00:00:00.000000005Z","token":"***","unknown":null`
+	value, made := attribute.OfText(attribute.String, "10.0.0.1"), attribute.OfTimestamp(0, 0)
+	call := &policy.Request{Value: &value, API: &policy.API{Name: "n", Version: "v", Operation: "o", Key: "planted", Time: &made}}
 	for name, c := range map[string]struct {
 		log     config.DecisionLog
 		request *policy.Request
 		want    string
 	}{
-		"nothing": {config.DecisionLog{}, &policy.Request{}, `{}`},
-		"empty":   {config.DecisionLog{}, &policy.Request{Subject: &policy.Subject{}, Action: &policy.Action{}}, `{"action":{},"subject":{}}`},
+		"an API call, by a key":   {config.DecisionLog{}, call, `{"api":{"key":"***","name":"n","operation":"o","timestamp":"1970-01-01T00:00:00Z","version":"v"},"key":"partner","value":"10.0.0.1"}`},
+		"an API call, masked":     {config.DecisionLog{Mask: []string{"api.name", "value", "key", "api.timestamp"}}, call, `{"api":{"key":"***","name":"***","operation":"o","timestamp":"***","version":"v"},"key":"***","value":"***"}`},
+		"an API call, left out":   {config.DecisionLog{Drop: []string{"api.*", "value", "key"}}, call, `{"api":{}}`},
+		"an API call, of nothing": {config.DecisionLog{}, &policy.Request{API: &policy.API{}}, `{"api":{}}`},
+		"nothing":                 {config.DecisionLog{}, &policy.Request{}, `{}`},
+		"empty":                   {config.DecisionLog{}, &policy.Request{Subject: &policy.Subject{}, Action: &policy.Action{}}, `{"action":{},"subject":{}}`},
 		"credentials are masked": {config.DecisionLog{}, full, `{"action":{"method":"GET","namespace":"default","path":"/","properties":{` + properties + `},"service":"shop"},
 			"subject":{"groups":"admins","properties":{"Authorization":"***","cookie":"***","key":"***","plan":"gold"},"user":"alice"}}`},
 		"drop and mask": {
 			config.DecisionLog{Drop: []string{"action.*", "k*", "i*"}, Mask: []string{"subject.user", "p*", "d*", "n*", "time", "bool", "unknown"}},
-			full, `{"action":{"properties":{"bool":"***","double":"***","duration":"***","nan":"***","neg":"***","time":"***","unknown":"***"}},
+			full, `{"action":{"properties":{"bool":"***","double":"***","duration":"***","nan":"***","neg":"***","time":"***","token":"***","unknown":"***"}},
 			"subject":{"groups":"admins","properties":{"Authorization":"***","cookie":"***","plan":"***"},"user":"***"}}`,
 		},
 	} {
@@ -320,10 +327,15 @@ func TestInput(t *testing.T) {
 			h := handler(c.log)
 			h.DecisionLog.Record = config.RecordAll
 			h.Headers = []config.HeaderCheck{{Property: config.Property{Name: "key"}}}
+			h.APIKeys = []config.APIKeyCheck{{Property: config.Property{Name: "token", Action: true}}, {}}
+			decision := deny
+			if c.request == call {
+				decision.Identity = "partner"
+			}
 			a := &acceptor{}
 			log := decisionlog.New(a, decisionlog.Options{})
 			end := run(log)
-			log.Record("", h, c.request, deny, 0)
+			log.Record("", h, c.request, decision, 0)
 			end()
 			input := a.records(t)[0].Input
 			assert.True(t, json.Valid([]byte(input)))

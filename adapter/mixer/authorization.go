@@ -5,56 +5,8 @@ import (
 	"github.com/tollgate-mesh/tollgate/adapter/wire"
 )
 
-// call is what every check template's request has in common, once decoded.
-type call struct {
-	// hasConfig tells an absent adapter_config from an empty one.
-	hasConfig bool
-	// typeURL and params are adapter_config's.
-	typeURL, params string
-	// request is what to decide about.
-	request policy.Request
-}
-
-// decodeAuthorization decodes an authorization.HandleAuthorizationRequest. It reads every field, so that a call is well-formed
-// throughout or not decided at all. Nested messages are read in loops of their own: a callback for each field would cost the hot
-// path an allocation a message.
-func decodeAuthorization(message string) (c call, err error) {
-	r := wire.NewReader(message)
-	for field, typ, ok := r.Next(); ok; field, typ, ok = r.Next() {
-		switch field {
-		case 1:
-			r.Fail(decodeInstance(r.Text(typ), &c.request))
-		case 2:
-			c.hasConfig = true
-			r.Fail(decodeAny(r.Text(typ), &c))
-		case 3:
-			r.Text(typ)
-		default:
-			r.Skip(typ)
-		}
-	}
-	return c, r.Err()
-}
-
-func decodeAny(message string, c *call) error {
-	r := wire.NewReader(message)
-	for field, typ, ok := r.Next(); ok; field, typ, ok = r.Next() {
-		switch field {
-		case 1:
-			c.typeURL = r.Text(typ)
-		case 2:
-			c.params = r.Text(typ)
-		default:
-			r.Skip(typ)
-		}
-	}
-	return r.Err()
-}
-
-// instanceNameField is the number that Mixer gives the name in every template's InstanceMsg.
-const instanceNameField = 72295727
-
-func decodeInstance(message string, request *policy.Request) error {
+// decodeAuthorization decodes an authorization.InstanceMsg.
+func decodeAuthorization(message string, request *policy.Request) error {
 	r := wire.NewReader(message)
 	for field, typ, ok := r.Next(); ok; field, typ, ok = r.Next() {
 		switch field {

@@ -165,8 +165,14 @@ func fullRequest() *authorization.HandleAuthorizationRequest {
 	}
 }
 
+// decoded decodes a whole authorization call.
+func decoded(message string) (c call, err error) {
+	err = decodeCheck(message, decodeAuthorization, &c)
+	return c, err
+}
+
 func TestDecodeAuthorizationReadsEveryField(t *testing.T) {
-	got, err := decodeAuthorization(string(mixertest.Bytes(fullRequest())))
+	got, err := decoded(string(mixertest.Bytes(fullRequest())))
 	require.NoError(t, err)
 	assert.True(t, got.hasConfig)
 	assert.Equal(t, config.TypeURL, got.typeURL)
@@ -207,7 +213,7 @@ func TestDecodeAuthorizationReadsTheWireAsProtobufDoes(t *testing.T) {
 	samples := wireSamples()
 	subject := func(t *testing.T, sample string) *policy.Subject {
 		t.Helper()
-		got, err := decodeAuthorization(samples[sample])
+		got, err := decoded(samples[sample])
 		require.NoError(t, err)
 		require.NotNil(t, got.request.Subject)
 		return got.request.Subject
@@ -222,20 +228,20 @@ func TestDecodeAuthorizationReadsTheWireAsProtobufDoes(t *testing.T) {
 		merged := subject(t, "subject merged")
 		assert.Equal(t, "b", merged.User)
 		assert.Len(t, merged.Properties, 1)
-		got, err := decodeAuthorization(samples["instance merged"])
+		got, err := decoded(samples["instance merged"])
 		require.NoError(t, err)
 		assert.Equal(t, policy.Subject{User: "a", Groups: "g"}, *got.request.Subject)
 		assert.Equal(t, policy.Action{Path: "/x"}, *got.request.Action)
-		got, err = decodeAuthorization(samples["config in two parts"])
+		got, err = decoded(samples["config in two parts"])
 		require.NoError(t, err)
 		assert.Equal(t, config.TypeURL, got.typeURL)
 		assert.NotEmpty(t, got.params)
 	})
 	t.Run("an empty message is not an absent one", func(t *testing.T) {
-		got, err := decodeAuthorization(samples["empty"])
+		got, err := decoded(samples["empty"])
 		require.NoError(t, err)
 		assert.Equal(t, call{}, got)
-		got, err = decodeAuthorization(samples["config empty"])
+		got, err = decoded(samples["config empty"])
 		require.NoError(t, err)
 		assert.Equal(t, call{hasConfig: true}, got)
 		assert.Equal(t, policy.Subject{}, *subject(t, "subject empty"))
@@ -274,7 +280,7 @@ func TestDecodeAuthorizationReadsTheWireAsProtobufDoes(t *testing.T) {
 			"truncated", "field 0", "field of 32 bits", "varint too long", "length negative", "length huge", "group unended", "group ended twice",
 			"instance a group", "instance a number", "wire type 7", "double as a varint", "entry's key a number", "entry's key too long", "entry with an end",
 		} {
-			_, err := decodeAuthorization(samples[sample])
+			_, err := decoded(samples[sample])
 			assert.ErrorIs(t, err, wire.ErrMalformed, sample)
 		}
 	})
@@ -312,7 +318,7 @@ func compareWithGenerated(t *testing.T, data []byte) {
 	t.Helper()
 	theirs := &authorization.HandleAuthorizationRequest{}
 	theirErr := theirs.Unmarshal(data)
-	ours, err := decodeAuthorization(string(data))
+	ours, err := decoded(string(data))
 	odd := oddities{}
 	odd.request(data)
 

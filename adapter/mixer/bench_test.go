@@ -81,7 +81,8 @@ func BenchmarkDecodeAuthorization(b *testing.B) {
 	b.ReportAllocs()
 	b.SetBytes(int64(len(text)))
 	for b.Loop() {
-		if _, err := decodeAuthorization(text); err != nil {
+		var c call
+		if err := decodeCheck(text, decodeAuthorization, &c); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -72,11 +72,16 @@ func NewDoor(engines Engines, limits HandlerLimits, observer Observer) *Door {
 // checkTemplate is a template whose calls are answered with a CheckResult.
 type checkTemplate struct {
 	service, method string
-	decode          func(message string) (call, error)
+	// decode reads the template's InstanceMsg into a request. It reads every field, so that an instance is well-formed throughout or
+	// not decided about at all.
+	decode func(instance string, request *policy.Request) error
 }
 
 var checkTemplates = []checkTemplate{
 	{"authorization.HandleAuthorizationService", "HandleAuthorization", decodeAuthorization},
+	{"apikey.HandleApiKeyService", "HandleApiKey", decodeAPIKey},
+	{"listentry.HandleListEntryService", "HandleListEntry", decodeListEntry},
+	{"checknothing.HandleCheckNothingService", "HandleCheckNothing", decodeNothing},
 }
 
 // CheckServices returns the names of the gRPC services whose calls are answered with decisions.
@@ -159,9 +164,7 @@ func (d *Door) decide(ctx context.Context, t checkTemplate, text string) (handle
 			decision = panicked(t, r)
 		}
 	}()
-	var err error
-	call, err = t.decode(text)
-	switch {
+	switch err := decodeCheck(text, t.decode, &call); {
 	case err != nil:
 		return nil, request, malformed(t, err)
 	case !call.hasConfig:

@@ -143,9 +143,9 @@ func (passing) Evaluate(context.Context, *policy.Request) policy.Verdict {
 // A configuration whose failure section opens everything opens it for what its own checks do, not for what the door does.
 func TestDoorSurvivesItsOwnPanic(t *testing.T) {
 	const secret = "s3cr3t-in-a-panic"
-	broken := checkTemplate{service: "broken.Service", method: "Handle", decode: func(string) (call, error) { panic(secret) }}
+	broken := checkTemplate{service: "broken.Service", method: "Handle", decode: func(string, *policy.Request) error { panic(secret) }}
 	seen := &ledger{}
-	result := newTestDoor(t, seen).check(t.Context(), broken, "")
+	result := newTestDoor(t, seen).check(t.Context(), broken, "\x0a\x00")
 	assert.EqualValues(t, 14, result.Status.Code)
 	require.Len(t, seen.decisions, 1)
 	assert.Equal(t, config.Panic, seen.decisions[0].Failure.Class)
@@ -240,7 +240,9 @@ func TestDoorNeverAnswersWithAnRPCError(t *testing.T) {
 	}
 	_, ok := intercepted.Load(mixertest.Method)
 	assert.True(t, ok, "interceptors see the call")
-	assert.Equal(t, []string{"authorization.HandleAuthorizationService"}, CheckServices())
+	assert.Equal(t, []string{
+		"authorization.HandleAuthorizationService", "apikey.HandleApiKeyService", "listentry.HandleListEntryService", "checknothing.HandleCheckNothingService",
+	}, CheckServices())
 }
 
 // A caller whom an interceptor refuses is answered before its message has come, and nothing of it is held meanwhile.
@@ -377,7 +379,8 @@ func requireExplained(t *testing.T, data []byte, result *v1beta1.CheckResult) {
 		return
 	}
 	require.Empty(t, params.ProtoReflect().GetUnknown(), "a field of the future was allowed")
-	require.True(t, len(params.GetPolicy()) > 0 || params.AuthKey != nil || len(params.GetHeaders()) > 0, "a handler without checks was allowed")
+	checks := len(params.GetPolicy()) + len(params.GetHeaders()) + len(params.GetLists()) + len(params.GetApiKeys())
+	require.True(t, checks > 0 || params.AuthKey != nil, "a handler without checks was allowed")
 	if params.GetRequire() != configpb.Params_ANY && params.AuthKey != nil {
 		token := request.GetInstance().GetSubject().GetProperties()[config.AuthKeyProperty].GetStringValue()
 		require.NotEmpty(t, params.GetAuthKey())

@@ -18,7 +18,9 @@ import (
 	"github.com/tollgate-mesh/tollgate/adapter/attribute"
 	"github.com/tollgate-mesh/tollgate/adapter/mixer/mixertest"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/apikey"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/header"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/list"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/rego"
 	"github.com/tollgate-mesh/tollgate/adapter/report"
 	"github.com/tollgate-mesh/tollgate/config"
@@ -31,9 +33,19 @@ type noSecrets struct{}
 
 func (noSecrets) Secret(string) (header.Secret, bool) { return nil, false }
 
+type noKeys struct{}
+
+func (noKeys) Secret(string) (apikey.Secret, bool) { return nil, false }
+
+type noLists struct{}
+
+func (noLists) Source(string) (list.Source, bool) { return nil, false }
+
 func testCompiler() *policy.Compiler {
 	return &policy.Compiler{
-		Kinds:   []policy.Kind{header.Kind{Secrets: noSecrets{}}, rego.Kind{}},
+		Kinds: []policy.Kind{
+			header.Kind{Secrets: noSecrets{}}, apikey.Kind{Secrets: noKeys{}}, list.Kind{Sources: noLists{}}, rego.Kind{},
+		},
 		Timeout: 10 * time.Second,
 		Gate:    policy.NewGate(16, 10*time.Millisecond),
 	}

@@ -22,7 +22,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tollgate-mesh/tollgate/adapter/decisionlog"
+	"github.com/tollgate-mesh/tollgate/adapter/follow"
 	"github.com/tollgate-mesh/tollgate/adapter/keyset"
+	"github.com/tollgate-mesh/tollgate/adapter/lists"
 	"github.com/tollgate-mesh/tollgate/adapter/observe"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/adapter/report"
@@ -273,6 +275,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	o.CountDecisionLog(decisionlog.New(pipeline, decisionlog.Options{}))
 	o.CountSecrets(func() []string { return nil })
 	o.CountKeySets(func() map[string]keyset.Stats { return nil })
+	o.CountLists(func() map[string]lists.Stats { return nil })
 	o.CountSinks(map[string]report.Sink{"s": &counting{}})
 	o.CountTransport(access{})
 	descriptions := make(chan *prometheus.Desc)
@@ -365,6 +368,22 @@ func TestAccountsAreMetrics(t *testing.T) {
 			assert.Empty(t, samples(t, o, "tollgate_report_queue_fault"))
 		})
 	}
+}
+
+func TestListsAreCounted(t *testing.T) {
+	t.Parallel()
+	o, _ := newObserver(t, "error")
+	o.CountLists(func() map[string]lists.Stats {
+		return map[string]lists.Stats{
+			"offices": {Entries: 3, Stats: follow.Stats{Loaded: true, Age: 7 * time.Second, Read: 4, Failed: 5}},
+			"blocked": {Stats: follow.Stats{Failed: 1}},
+		}
+	})
+	assert.Equal(t, map[string]int{"list=offices": 3, "list=blocked": 0}, samples(t, o, "tollgate_list_entries"))
+	assert.Equal(t, map[string]int{"list=offices": 7}, samples(t, o, "tollgate_list_age_seconds"))
+	assert.Equal(t, map[string]int{
+		"list=offices,result=ok": 4, "list=offices,result=failed": 5, "list=blocked,result=ok": 0, "list=blocked,result=failed": 1,
+	}, samples(t, o, "tollgate_list_reads_total"))
 }
 
 func TestReportsAreCounted(t *testing.T) {

@@ -54,6 +54,9 @@ type Verdict struct {
 	Lifetime config.Lifetime
 	// Claims are what a verified token says, for the checks that come after; nil for nothing. Only where the result is Passed.
 	Claims map[string]any
+	// Identity is whose API key was accepted, for the checks that come after and for records; empty for nobody's. Only where the
+	// result is Passed.
+	Identity string
 	// Denial overrides what the handler says denied callers are told; nil leaves it. Only where the result is Denied.
 	Denial *config.Denial
 	// Failure is set where the result is Failed.

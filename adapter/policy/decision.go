@@ -23,6 +23,8 @@ type Decision struct {
 	Check string
 	// Reason says why in a stable word or in the policy's own, for logs and records and never for the end user.
 	Reason string
+	// Identity is whose API key was accepted on the way to the decision; empty for nobody's.
+	Identity string
 	// Revision identifies the policy that decided.
 	Revision string
 	// Failure is not nil where the answer comes from a failure, whether it was let through or refused.

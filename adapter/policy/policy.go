@@ -36,7 +36,7 @@ func (c *Compiler) Compile(handler *config.Handler, problems config.Problems) *P
 		}
 	}
 	if len(p.problems) == 0 && len(p.checks) == 0 {
-		text := "no check is configured, so nothing could be denied: add auth_key, headers, jwt, or policy with check_method"
+		text := "no check is configured, so nothing could be denied: add auth_key, headers, jwt, lists, api_keys, or policy with check_method"
 		if handler.HasChecks() {
 			text = "no check came of this configuration; check that this version has the kind of check it names"
 		}
@@ -80,27 +80,25 @@ func (p *Policy) evaluate(ctx context.Context, request *Request) Decision {
 		return p.broken.Resolve(p.handler.Modes)
 	}
 	combined := newCombination(p.handler)
+	decided := false
 	next := 0
-	for ; next < len(p.checks) && p.checks[next].Cost() == Instant; next++ {
+	for ; next < len(p.checks) && p.checks[next].Cost() == Instant && !decided; next++ {
 		verdict := ask(ctx, p.checks[next], request)
-		if combined.add(p.checks[next].Name(), verdict) {
-			return combined.decision()
-		}
 		request = request.after(verdict)
+		decided = combined.add(p.checks[next].Name(), verdict)
 	}
-	if next == len(p.checks) {
-		return combined.decision()
-	}
-	ctx, cancel := context.WithDeadline(ctx, Deadline(ctx, p.timeout))
-	defer cancel()
-	for _, check := range p.checks[next:] {
-		verdict := p.askWithin(ctx, check, request)
-		if combined.add(check.Name(), verdict) {
-			break
+	if next < len(p.checks) && !decided {
+		ctx, cancel := context.WithDeadline(ctx, Deadline(ctx, p.timeout))
+		defer cancel()
+		for ; next < len(p.checks) && !decided; next++ {
+			verdict := p.askWithin(ctx, p.checks[next], request)
+			request = request.after(verdict)
+			decided = combined.add(p.checks[next].Name(), verdict)
 		}
-		request = request.after(verdict)
 	}
-	return combined.decision()
+	d := combined.decision()
+	d.Identity = request.Identity
+	return d
 }
 
 // Deadline returns when a decision must be there: timeout from now, or earlier where ctx ends earlier, less what the answer

@@ -510,3 +510,39 @@ func TestClaimsReachLaterChecks(t *testing.T) {
 		})
 	}
 }
+
+// Whose key it is goes from a check that passed to those after it and into the decision. The first check that says so counts.
+func TestIdentity(t *testing.T) {
+	t.Parallel()
+	identifies := func(name string, result policy.Result, identity string) policy.Check {
+		return gives(name, policy.Instant, policy.Verdict{Result: result, Identity: identity})
+	}
+	var seen []string
+	looks := func(cost policy.Cost) policy.Check {
+		return fakeCheck{"looks", cost, func(_ context.Context, request *policy.Request) policy.Verdict {
+			seen = append(seen, request.Identity)
+			return policy.Deny("seen")
+		}}
+	}
+	request := &policy.Request{}
+	for name, test := range map[string]struct {
+		require config.Require
+		checks  []policy.Check
+		want    string
+		seen    []string
+	}{
+		"passed":       {config.All, []policy.Check{identifies("a", policy.Passed, "a"), looks(policy.Compute)}, "a", []string{"a"}},
+		"two":          {config.All, []policy.Check{identifies("a", policy.Passed, "a"), identifies("b", policy.Passed, "b"), looks(policy.Instant)}, "a", []string{"a"}},
+		"denied":       {config.Any, []policy.Check{identifies("a", policy.Denied, "a"), looks(policy.Compute)}, "", []string{""}},
+		"failed":       {config.Any, []policy.Check{identifies("a", policy.Failed, "a"), looks(policy.Compute)}, "", []string{""}},
+		"nobody":       {config.All, []policy.Check{identifies("a", policy.Passed, ""), identifies("b", policy.Passed, "b"), looks(policy.Compute)}, "b", []string{"b"}},
+		"that decides": {config.Any, []policy.Check{identifies("a", policy.Passed, "a"), looks(policy.Compute)}, "a", nil},
+	} {
+		seen = nil
+		h := handler()
+		h.Require = test.require
+		assert.Equal(t, test.want, compile(h, test.checks...).Evaluate(t.Context(), request).Identity, name)
+		assert.Equal(t, test.seen, seen, name)
+	}
+	assert.Equal(t, &policy.Request{}, request, "the door's request is nobody's to change")
+}

@@ -13,19 +13,32 @@ type Request struct {
 	Subject *Subject
 	// Action is nil where the instance has none.
 	Action *Action
+	// API is the API call in question; nil where the instance is about none.
+	API *API
+	// Value is what a list is asked about; nil where the instance has none.
+	Value *attribute.Value
 	// Claims are those of the token that a check before this one verified, as encoding/json decodes them with numbers as
 	// json.Number; nil where there is none. No check changes them.
 	Claims map[string]any
+	// Identity is whose API key a check before this one accepted; empty where none did.
+	Identity string
 }
 
-// after returns the request as the checks after a verdict see it: with the claims that the verdict brought, unless an earlier
-// one did. It is a copy then, since a check that ran out of time may still be reading the original.
+// after returns the request as the checks after a verdict see it: with the claims and the identity that the verdict brought, unless
+// an earlier one did. It is a copy then, since a check that ran out of time may still be reading the original.
 func (r *Request) after(v Verdict) *Request {
-	if v.Result != Passed || v.Claims == nil || r.Claims != nil {
+	claims := v.Claims != nil && r.Claims == nil
+	identity := v.Identity != "" && r.Identity == ""
+	if v.Result != Passed || !claims && !identity {
 		return r
 	}
 	copied := *r
-	copied.Claims = v.Claims
+	if claims {
+		copied.Claims = v.Claims
+	}
+	if identity {
+		copied.Identity = v.Identity
+	}
 	return &copied
 }
 
@@ -43,6 +56,16 @@ type Action struct {
 	Namespace, Service, Method, Path string
 	// Properties are the further attributes.
 	Properties attribute.Map
+}
+
+// API is a call of an API with the key that the caller presents.
+type API struct {
+	// Name, Version and Operation are as the instance has them; empty is the same as absent.
+	Name, Version, Operation string
+	// Key is what the caller presents as its key: a credential.
+	Key string
+	// Time is when the call was made; nil where the instance does not say.
+	Time *attribute.Value
 }
 
 // Property returns the value of the property that p names.

@@ -40,6 +40,8 @@ type Settings struct {
 	Secrets Secrets `yaml:"secrets"`
 	// KeySets maps names to the key sets that tokens are verified with.
 	KeySets map[string]KeySet `yaml:"key_sets"`
+	// Lists maps names to the lists that checks look into.
+	Lists map[string]List `yaml:"lists"`
 	// Limits bounds what the process takes on.
 	Limits Limits `yaml:"limits"`
 	// Reports says where records go.
@@ -251,5 +253,5 @@ func (s Settings) Validate() error {
 	} {
 		add(n.value < n.least || n.value > n.most, "%s is %d; use %d to %d", n.key, n.value, n.least, n.most)
 	}
-	return errors.Join(slices.Concat(problems, s.TLS.validate(), s.validateCallers(), s.Connections.validate(), validateKeySets(s.KeySets), s.Reports.validate())...)
+	return errors.Join(slices.Concat(problems, s.TLS.validate(), s.validateCallers(), s.Connections.validate(), validateKeySets(s.KeySets), validateLists(s.Lists), s.Reports.validate())...)
 }

@@ -79,6 +79,15 @@ key_sets:
   own:
     file: /own
     symmetric: true
+lists:
+  a:
+    type: regex
+    file: /l
+    url: https://l
+    ca: /ca
+    refresh: 23s
+    max_stale: 24m
+    timeout: 25s
 limits:
   message_bytes: 1
   concurrent_checks: 2
@@ -184,6 +193,9 @@ func TestParseReadsEverySetting(t *testing.T) {
 		KeySets: map[string]settings.KeySet{
 			"idp": {URL: "https://idp/keys", CA: "/ca", Refresh: time.Minute, MinRefresh: 2 * time.Second, MaxStale: 3 * time.Hour, Timeout: 4 * time.Second},
 			"own": {File: "/own", Symmetric: true},
+		},
+		Lists: map[string]settings.List{
+			"a": {Type: "regex", File: "/l", URL: "https://l", CA: "/ca", Refresh: 23 * time.Second, MaxStale: 24 * time.Minute, Timeout: 25 * time.Second},
 		},
 		Limits: settings.Limits{
 			MessageBytes: 1, ConcurrentChecks: 2, QueueWait: 3 * time.Millisecond,
@@ -471,6 +483,51 @@ func TestValidate(t *testing.T) {
 	}
 }
 
+func TestLists(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		lists   map[string]settings.List
+		problem string
+	}{
+		"names":     {map[string]settings.List{"A b": {File: "/l"}}, `lists has "A b"; name a list with at most 63 of a-z, 0-9, '_' and '-', a letter or digit at both ends`},
+		"no place":  {map[string]settings.List{"l": {}}, "lists.l.file is missing; name a file with one entry a line, or a url"},
+		"two":       {map[string]settings.List{"l": {File: "/l", URL: "https://l"}}, "lists.l.file stands beside url; keep the one that the list comes from"},
+		"type":      {map[string]settings.List{"l": {File: "/l", Type: "REGEX"}}, `lists.l.type is "REGEX"; use strings, case_insensitive_strings, ip_addresses or regex`},
+		"no URL":    {map[string]settings.List{"l": {URL: "planted"}}, "lists.l.url is none; write one such as https://lists.example.com/blocked.txt"},
+		"user":      {map[string]settings.List{"l": {URL: "https://planted:planted@l"}}, "lists.l.url has a user or a password, which would be in logs; remove it"},
+		"plaintext": {map[string]settings.List{"l": {URL: "http://l.example.com/planted"}}, "lists.l.url must begin with https://, or others could give you their list; http:// is for this machine alone, such as http://127.0.0.1"},
+		"CA":        {map[string]settings.List{"l": {File: "/l", CA: "/ca"}}, "lists.l.ca is set, but there is no url whose server it could verify; remove it"},
+		"durations": {
+			map[string]settings.List{"l": {File: "/l", Refresh: 1, MaxStale: 1, Timeout: 1}, "m": {File: "/l", Refresh: 25 * time.Hour, MaxStale: 169 * time.Hour, Timeout: time.Hour}},
+			"lists.l.refresh is 1ns; use 1s to 24h0m0s\nlists.l.max_stale is 1ns; use 2ns to 168h0m0s\nlists.l.timeout is 1ns; use 100ms to 1m0s\n" +
+				"lists.m.refresh is 25h0m0s; use 1s to 24h0m0s\nlists.m.max_stale is 169h0m0s; use 50h0m0s to 168h0m0s\nlists.m.timeout is 1h0m0s; use 100ms to 1m0s",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := settings.Default()
+			s.Lists = c.lists
+			err := s.Validate()
+			require.EqualError(t, err, c.problem)
+			assert.NotContains(t, err.Error(), "planted")
+		})
+	}
+	for _, list := range []settings.List{
+		{File: "/l"},
+		{URL: "https://l/x?y=z", CA: "/ca"},
+		{URL: "http://127.0.0.1:1/x"},
+		{URL: "http://localhost"},
+		{URL: "http://[::1]:1"},
+		{File: "/l", Refresh: 24 * time.Hour},
+		{File: "/l", Type: "ip_addresses"},
+	} {
+		s := settings.Default()
+		s.Lists = map[string]settings.List{"l-1_x": list}
+		require.NoError(t, s.Validate())
+	}
+	assert.Equal(t, 48*time.Hour, settings.List{Refresh: 24 * time.Hour}.WithDefaults().MaxStale)
+}
+
 // keys returns the path of every setting in the file. NAME stands for what the file chooses.
 func keys(t reflect.Type, prefix string) []string {
 	var all []string
@@ -491,13 +548,14 @@ func keys(t reflect.Type, prefix string) []string {
 	return all
 }
 
-// defaults are the settings that hold for a sink and a caller of which only the kind is set, all kinds at once, and for a key set.
+// defaults are the settings that hold for a sink and a caller of which only the kind is set, all kinds at once, for a key set and for a list.
 func defaults() reflect.Value {
 	s := settings.Default()
 	s.Callers = map[string]settings.Caller{"name": settings.Caller{Header: &settings.HeaderCredential{}, JWT: &settings.JWT{}}.WithDefaults()}
 	s.Reports.Sinks = map[string]settings.Sink{"name": {Stdout: &settings.StdoutSink{}}}
 	s.Reports = s.Reports.WithDefaults()
 	s.KeySets = map[string]settings.KeySet{"name": settings.KeySet{}.WithDefaults()}
+	s.Lists = map[string]settings.List{"name": settings.List{}.WithDefaults()}
 	return reflect.ValueOf(s)
 }
 

@@ -136,6 +136,120 @@ func (Params_RegoVersion) EnumDescriptor() ([]byte, []int) {
 	return file_tollgate_config_config_proto_rawDescGZIP(), []int{0, 1}
 }
 
+// What it means to be listed.
+type ListCheck_Listed int32
+
+const (
+	// To be avoided: say which.
+	ListCheck_LISTED_UNSPECIFIED ListCheck_Listed = 0
+	// Those listed pass, and nobody else.
+	ListCheck_ALLOWED ListCheck_Listed = 1
+	// Those listed are denied, and everybody else passes.
+	ListCheck_DENIED ListCheck_Listed = 2
+)
+
+// Enum value maps for ListCheck_Listed.
+var (
+	ListCheck_Listed_name = map[int32]string{
+		0: "LISTED_UNSPECIFIED",
+		1: "ALLOWED",
+		2: "DENIED",
+	}
+	ListCheck_Listed_value = map[string]int32{
+		"LISTED_UNSPECIFIED": 0,
+		"ALLOWED":            1,
+		"DENIED":             2,
+	}
+)
+
+func (x ListCheck_Listed) Enum() *ListCheck_Listed {
+	p := new(ListCheck_Listed)
+	*p = x
+	return p
+}
+
+func (x ListCheck_Listed) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ListCheck_Listed) Descriptor() protoreflect.EnumDescriptor {
+	return file_tollgate_config_config_proto_enumTypes[2].Descriptor()
+}
+
+func (ListCheck_Listed) Type() protoreflect.EnumType {
+	return &file_tollgate_config_config_proto_enumTypes[2]
+}
+
+func (x ListCheck_Listed) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ListCheck_Listed.Descriptor instead.
+func (ListCheck_Listed) EnumDescriptor() ([]byte, []int) {
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{5, 0}
+}
+
+// What entries are, and how a value is compared with them.
+type ListCheck_EntryType int32
+
+const (
+	// The same as STRINGS.
+	ListCheck_ENTRY_TYPE_UNSPECIFIED ListCheck_EntryType = 0
+	// Texts that equal the value.
+	ListCheck_STRINGS ListCheck_EntryType = 1
+	// Texts that equal the value but for upper and lower case.
+	ListCheck_CASE_INSENSITIVE_STRINGS ListCheck_EntryType = 2
+	// Addresses and CIDR blocks. The value is an address, or a text that is one.
+	ListCheck_IP_ADDRESSES ListCheck_EntryType = 3
+	// Regular expressions in RE2's syntax that match the whole value.
+	ListCheck_REGEX ListCheck_EntryType = 4
+)
+
+// Enum value maps for ListCheck_EntryType.
+var (
+	ListCheck_EntryType_name = map[int32]string{
+		0: "ENTRY_TYPE_UNSPECIFIED",
+		1: "STRINGS",
+		2: "CASE_INSENSITIVE_STRINGS",
+		3: "IP_ADDRESSES",
+		4: "REGEX",
+	}
+	ListCheck_EntryType_value = map[string]int32{
+		"ENTRY_TYPE_UNSPECIFIED":   0,
+		"STRINGS":                  1,
+		"CASE_INSENSITIVE_STRINGS": 2,
+		"IP_ADDRESSES":             3,
+		"REGEX":                    4,
+	}
+)
+
+func (x ListCheck_EntryType) Enum() *ListCheck_EntryType {
+	p := new(ListCheck_EntryType)
+	*p = x
+	return p
+}
+
+func (x ListCheck_EntryType) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ListCheck_EntryType) Descriptor() protoreflect.EnumDescriptor {
+	return file_tollgate_config_config_proto_enumTypes[3].Descriptor()
+}
+
+func (ListCheck_EntryType) Type() protoreflect.EnumType {
+	return &file_tollgate_config_config_proto_enumTypes[3]
+}
+
+func (x ListCheck_EntryType) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ListCheck_EntryType.Descriptor instead.
+func (ListCheck_EntryType) EnumDescriptor() ([]byte, []int) {
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{5, 1}
+}
+
 // The answer to a failure.
 type Failure_Mode int32
 
@@ -173,11 +287,11 @@ func (x Failure_Mode) String() string {
 }
 
 func (Failure_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_tollgate_config_config_proto_enumTypes[2].Descriptor()
+	return file_tollgate_config_config_proto_enumTypes[4].Descriptor()
 }
 
 func (Failure_Mode) Type() protoreflect.EnumType {
-	return &file_tollgate_config_config_proto_enumTypes[2]
+	return &file_tollgate_config_config_proto_enumTypes[4]
 }
 
 func (x Failure_Mode) Number() protoreflect.EnumNumber {
@@ -186,7 +300,7 @@ func (x Failure_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Failure_Mode.Descriptor instead.
 func (Failure_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{5, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{8, 0}
 }
 
 // Status codes that a denial may carry, numbered as in google.rpc.Code. INTERNAL is not among them: a proxy may turn it into an allow.
@@ -242,11 +356,11 @@ func (x Denial_Code) String() string {
 }
 
 func (Denial_Code) Descriptor() protoreflect.EnumDescriptor {
-	return file_tollgate_config_config_proto_enumTypes[3].Descriptor()
+	return file_tollgate_config_config_proto_enumTypes[5].Descriptor()
 }
 
 func (Denial_Code) Type() protoreflect.EnumType {
-	return &file_tollgate_config_config_proto_enumTypes[3]
+	return &file_tollgate_config_config_proto_enumTypes[5]
 }
 
 func (x Denial_Code) Number() protoreflect.EnumNumber {
@@ -255,7 +369,7 @@ func (x Denial_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Denial_Code.Descriptor instead.
 func (Denial_Code) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{8, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{11, 0}
 }
 
 // How grave something is, numbered as in OpenTelemetry.
@@ -311,11 +425,11 @@ func (x SeverityRule_Severity) String() string {
 }
 
 func (SeverityRule_Severity) Descriptor() protoreflect.EnumDescriptor {
-	return file_tollgate_config_config_proto_enumTypes[4].Descriptor()
+	return file_tollgate_config_config_proto_enumTypes[6].Descriptor()
 }
 
 func (SeverityRule_Severity) Type() protoreflect.EnumType {
-	return &file_tollgate_config_config_proto_enumTypes[4]
+	return &file_tollgate_config_config_proto_enumTypes[6]
 }
 
 func (x SeverityRule_Severity) Number() protoreflect.EnumNumber {
@@ -324,7 +438,7 @@ func (x SeverityRule_Severity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SeverityRule_Severity.Descriptor instead.
 func (SeverityRule_Severity) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{11, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{14, 0}
 }
 
 // What becomes of the values.
@@ -368,11 +482,11 @@ func (x MetricRule_Kind) String() string {
 }
 
 func (MetricRule_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_tollgate_config_config_proto_enumTypes[5].Descriptor()
+	return file_tollgate_config_config_proto_enumTypes[7].Descriptor()
 }
 
 func (MetricRule_Kind) Type() protoreflect.EnumType {
-	return &file_tollgate_config_config_proto_enumTypes[5]
+	return &file_tollgate_config_config_proto_enumTypes[7]
 }
 
 func (x MetricRule_Kind) Number() protoreflect.EnumNumber {
@@ -381,7 +495,7 @@ func (x MetricRule_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MetricRule_Kind.Descriptor instead.
 func (MetricRule_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{12, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{15, 0}
 }
 
 // Which decisions are recorded.
@@ -429,11 +543,11 @@ func (x DecisionLog_Record) String() string {
 }
 
 func (DecisionLog_Record) Descriptor() protoreflect.EnumDescriptor {
-	return file_tollgate_config_config_proto_enumTypes[6].Descriptor()
+	return file_tollgate_config_config_proto_enumTypes[8].Descriptor()
 }
 
 func (DecisionLog_Record) Type() protoreflect.EnumType {
-	return &file_tollgate_config_config_proto_enumTypes[6]
+	return &file_tollgate_config_config_proto_enumTypes[8]
 }
 
 func (x DecisionLog_Record) Number() protoreflect.EnumNumber {
@@ -442,7 +556,7 @@ func (x DecisionLog_Record) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DecisionLog_Record.Descriptor instead.
 func (DecisionLog_Record) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{13, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{16, 0}
 }
 
 // Params configures one handler. A check that reaches a handler without any check is a configuration failure, never an allow.
@@ -480,7 +594,11 @@ type Params struct {
 	// Which decisions of this handler are recorded.
 	DecisionLog *DecisionLog `protobuf:"bytes,14,opt,name=decision_log,json=decisionLog,proto3" json:"decision_log,omitempty"`
 	// Checks that verify a JSON Web Token. They run before `policy`, which sees the claims of the first one as input.token.
-	Jwt           []*JwtCheck `protobuf:"bytes,15,rep,name=jwt,proto3" json:"jwt,omitempty"`
+	Jwt []*JwtCheck `protobuf:"bytes,15,rep,name=jwt,proto3" json:"jwt,omitempty"`
+	// Checks that look for a value in a list.
+	Lists []*ListCheck `protobuf:"bytes,16,rep,name=lists,proto3" json:"lists,omitempty"`
+	// Checks that want an API key, and know whose it is.
+	ApiKeys       []*ApiKeyCheck `protobuf:"bytes,17,rep,name=api_keys,json=apiKeys,proto3" json:"api_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -616,6 +734,20 @@ func (x *Params) GetDecisionLog() *DecisionLog {
 func (x *Params) GetJwt() []*JwtCheck {
 	if x != nil {
 		return x.Jwt
+	}
+	return nil
+}
+
+func (x *Params) GetLists() []*ListCheck {
+	if x != nil {
+		return x.Lists
+	}
+	return nil
+}
+
+func (x *Params) GetApiKeys() []*ApiKeyCheck {
+	if x != nil {
+		return x.ApiKeys
 	}
 	return nil
 }
@@ -1007,6 +1139,254 @@ func (x *WwwAuthenticate) GetOff() bool {
 	return false
 }
 
+// ListCheck looks for a value in a list of those that may pass, or of those that may not. A value that is absent, empty or cannot be
+// compared with the entries is denied in either case: who may leave it out must not get around a list.
+type ListCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The check's name in logs, as list/<name>; by default the property's, in lower case and with '_' for other characters, or "value".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The property of the instance's subject to look for. Without it and action_property, the value of a listentry instance.
+	SubjectProperty *string `protobuf:"bytes,2,opt,name=subject_property,json=subjectProperty,proto3,oneof" json:"subject_property,omitempty"`
+	// The property of the instance's action to look for.
+	ActionProperty *string `protobuf:"bytes,3,opt,name=action_property,json=actionProperty,proto3,oneof" json:"action_property,omitempty"`
+	// What it means to be listed. Always needed.
+	Listed ListCheck_Listed `protobuf:"varint,4,opt,name=listed,proto3,enum=tollgate.config.v1.ListCheck_Listed" json:"listed,omitempty"`
+	// The list, if it is short. Exactly one of entries and source.
+	Entries []string `protobuf:"bytes,5,rep,name=entries,proto3" json:"entries,omitempty"`
+	// What the entries are.
+	EntryType ListCheck_EntryType `protobuf:"varint,6,opt,name=entry_type,json=entryType,proto3,enum=tollgate.config.v1.ListCheck_EntryType" json:"entry_type,omitempty"`
+	// The name of a list that the adapter's settings define, which say of what type its entries are.
+	Source string `protobuf:"bytes,7,opt,name=source,proto3" json:"source,omitempty"`
+	// The longest that an answer of this check may be reused, 1ms to 24h, if that is shorter than `lifetimes`.
+	Lifetime      *durationpb.Duration `protobuf:"bytes,8,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCheck) Reset() {
+	*x = ListCheck{}
+	mi := &file_tollgate_config_config_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCheck) ProtoMessage() {}
+
+func (x *ListCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_config_config_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCheck.ProtoReflect.Descriptor instead.
+func (*ListCheck) Descriptor() ([]byte, []int) {
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ListCheck) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ListCheck) GetSubjectProperty() string {
+	if x != nil && x.SubjectProperty != nil {
+		return *x.SubjectProperty
+	}
+	return ""
+}
+
+func (x *ListCheck) GetActionProperty() string {
+	if x != nil && x.ActionProperty != nil {
+		return *x.ActionProperty
+	}
+	return ""
+}
+
+func (x *ListCheck) GetListed() ListCheck_Listed {
+	if x != nil {
+		return x.Listed
+	}
+	return ListCheck_LISTED_UNSPECIFIED
+}
+
+func (x *ListCheck) GetEntries() []string {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *ListCheck) GetEntryType() ListCheck_EntryType {
+	if x != nil {
+		return x.EntryType
+	}
+	return ListCheck_ENTRY_TYPE_UNSPECIFIED
+}
+
+func (x *ListCheck) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *ListCheck) GetLifetime() *durationpb.Duration {
+	if x != nil {
+		return x.Lifetime
+	}
+	return nil
+}
+
+// ApiKeyCheck passes when the caller presents one of the keys. Keys come from `keys` and `secrets`; at least one is needed. Policies
+// of the handler see whose key it is as input.key. Keys are compared in constant time.
+type ApiKeyCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The check's name in logs, as apikey/<name>; by default the property's, in lower case and with '_' for other characters, or "api_key".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The property of the instance's subject that has the key. Without it and action_property, the api_key of an apikey instance.
+	SubjectProperty *string `protobuf:"bytes,2,opt,name=subject_property,json=subjectProperty,proto3,oneof" json:"subject_property,omitempty"`
+	// The property of the instance's action that has the key.
+	ActionProperty *string `protobuf:"bytes,3,opt,name=action_property,json=actionProperty,proto3,oneof" json:"action_property,omitempty"`
+	// Keys by their digests.
+	Keys []*ApiKey `protobuf:"bytes,4,rep,name=keys,proto3" json:"keys,omitempty"`
+	// Names of secrets that the adapter's settings define, with a key in every line. Whose key it is is the secret's name.
+	Secrets       []string `protobuf:"bytes,5,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApiKeyCheck) Reset() {
+	*x = ApiKeyCheck{}
+	mi := &file_tollgate_config_config_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApiKeyCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApiKeyCheck) ProtoMessage() {}
+
+func (x *ApiKeyCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_config_config_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApiKeyCheck.ProtoReflect.Descriptor instead.
+func (*ApiKeyCheck) Descriptor() ([]byte, []int) {
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ApiKeyCheck) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ApiKeyCheck) GetSubjectProperty() string {
+	if x != nil && x.SubjectProperty != nil {
+		return *x.SubjectProperty
+	}
+	return ""
+}
+
+func (x *ApiKeyCheck) GetActionProperty() string {
+	if x != nil && x.ActionProperty != nil {
+		return *x.ActionProperty
+	}
+	return ""
+}
+
+func (x *ApiKeyCheck) GetKeys() []*ApiKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *ApiKeyCheck) GetSecrets() []string {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+// ApiKey is one key and whose it is.
+type ApiKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whose key it is: at most 128 of A-Z, a-z, 0-9 and "._-@:/".
+	Identity string `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
+	// The key's SHA-256 digest, 64 hexadecimal digits.
+	Sha256        string `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApiKey) Reset() {
+	*x = ApiKey{}
+	mi := &file_tollgate_config_config_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApiKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApiKey) ProtoMessage() {}
+
+func (x *ApiKey) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_config_config_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApiKey.ProtoReflect.Descriptor instead.
+func (*ApiKey) Descriptor() ([]byte, []int) {
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ApiKey) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
+func (x *ApiKey) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
 // Failure says for each class of failure whether the request is refused or let through. Everything not named is CLOSED.
 type Failure struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1032,7 +1412,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_tollgate_config_config_proto_msgTypes[5]
+	mi := &file_tollgate_config_config_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1044,7 +1424,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[5]
+	mi := &file_tollgate_config_config_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1057,7 +1437,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{5}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Failure) GetConfiguration() Failure_Mode {
@@ -1129,7 +1509,7 @@ type Lifetimes struct {
 
 func (x *Lifetimes) Reset() {
 	*x = Lifetimes{}
-	mi := &file_tollgate_config_config_proto_msgTypes[6]
+	mi := &file_tollgate_config_config_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1141,7 +1521,7 @@ func (x *Lifetimes) String() string {
 func (*Lifetimes) ProtoMessage() {}
 
 func (x *Lifetimes) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[6]
+	mi := &file_tollgate_config_config_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1154,7 +1534,7 @@ func (x *Lifetimes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lifetimes.ProtoReflect.Descriptor instead.
 func (*Lifetimes) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{6}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Lifetimes) GetAllow() *Lifetime {
@@ -1186,7 +1566,7 @@ type Lifetime struct {
 
 func (x *Lifetime) Reset() {
 	*x = Lifetime{}
-	mi := &file_tollgate_config_config_proto_msgTypes[7]
+	mi := &file_tollgate_config_config_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1198,7 +1578,7 @@ func (x *Lifetime) String() string {
 func (*Lifetime) ProtoMessage() {}
 
 func (x *Lifetime) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[7]
+	mi := &file_tollgate_config_config_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1211,7 +1591,7 @@ func (x *Lifetime) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lifetime.ProtoReflect.Descriptor instead.
 func (*Lifetime) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{7}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Lifetime) GetDuration() *durationpb.Duration {
@@ -1250,7 +1630,7 @@ type Denial struct {
 
 func (x *Denial) Reset() {
 	*x = Denial{}
-	mi := &file_tollgate_config_config_proto_msgTypes[8]
+	mi := &file_tollgate_config_config_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1262,7 +1642,7 @@ func (x *Denial) String() string {
 func (*Denial) ProtoMessage() {}
 
 func (x *Denial) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[8]
+	mi := &file_tollgate_config_config_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1275,7 +1655,7 @@ func (x *Denial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Denial.ProtoReflect.Descriptor instead.
 func (*Denial) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{8}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Denial) GetCode() Denial_Code {
@@ -1314,7 +1694,7 @@ type HttpResponse struct {
 
 func (x *HttpResponse) Reset() {
 	*x = HttpResponse{}
-	mi := &file_tollgate_config_config_proto_msgTypes[9]
+	mi := &file_tollgate_config_config_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1326,7 +1706,7 @@ func (x *HttpResponse) String() string {
 func (*HttpResponse) ProtoMessage() {}
 
 func (x *HttpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[9]
+	mi := &file_tollgate_config_config_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1339,7 +1719,7 @@ func (x *HttpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpResponse.ProtoReflect.Descriptor instead.
 func (*HttpResponse) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{9}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *HttpResponse) GetStatus() int64 {
@@ -1389,7 +1769,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_tollgate_config_config_proto_msgTypes[10]
+	mi := &file_tollgate_config_config_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1401,7 +1781,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[10]
+	mi := &file_tollgate_config_config_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1414,7 +1794,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{10}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Report) GetSinks() []string {
@@ -1479,7 +1859,7 @@ type SeverityRule struct {
 
 func (x *SeverityRule) Reset() {
 	*x = SeverityRule{}
-	mi := &file_tollgate_config_config_proto_msgTypes[11]
+	mi := &file_tollgate_config_config_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1491,7 +1871,7 @@ func (x *SeverityRule) String() string {
 func (*SeverityRule) ProtoMessage() {}
 
 func (x *SeverityRule) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[11]
+	mi := &file_tollgate_config_config_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1504,7 +1884,7 @@ func (x *SeverityRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeverityRule.ProtoReflect.Descriptor instead.
 func (*SeverityRule) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{11}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SeverityRule) GetText() string {
@@ -1542,7 +1922,7 @@ type MetricRule struct {
 
 func (x *MetricRule) Reset() {
 	*x = MetricRule{}
-	mi := &file_tollgate_config_config_proto_msgTypes[12]
+	mi := &file_tollgate_config_config_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1554,7 +1934,7 @@ func (x *MetricRule) String() string {
 func (*MetricRule) ProtoMessage() {}
 
 func (x *MetricRule) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[12]
+	mi := &file_tollgate_config_config_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1567,7 +1947,7 @@ func (x *MetricRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricRule.ProtoReflect.Descriptor instead.
 func (*MetricRule) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{12}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MetricRule) GetInstance() string {
@@ -1623,9 +2003,10 @@ type DecisionLog struct {
 	// Names of sinks that the adapter's settings define; without any, the settings' default sinks.
 	Sinks []string `protobuf:"bytes,3,rep,name=sinks,proto3" json:"sinks,omitempty"`
 	// Parts of the input that are left out: names of properties, or subject.user, subject.groups, action.namespace, action.service,
-	// action.method and action.path. A pattern may end in '*'.
+	// action.method, action.path, value, key, api.name, api.version, api.operation, api.key and api.timestamp. A pattern may end in '*'.
 	Drop []string `protobuf:"bytes,4,rep,name=drop,proto3" json:"drop,omitempty"`
-	// Parts of the input in whose place "***" is kept. Properties that a check of this handler compares are masked in any case.
+	// Parts of the input in whose place "***" is kept. Properties that a header or
+	// API key check of this handler compares are masked in any case, and so is the key of an apikey instance.
 	Mask          []string `protobuf:"bytes,5,rep,name=mask,proto3" json:"mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1633,7 +2014,7 @@ type DecisionLog struct {
 
 func (x *DecisionLog) Reset() {
 	*x = DecisionLog{}
-	mi := &file_tollgate_config_config_proto_msgTypes[13]
+	mi := &file_tollgate_config_config_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1645,7 +2026,7 @@ func (x *DecisionLog) String() string {
 func (*DecisionLog) ProtoMessage() {}
 
 func (x *DecisionLog) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[13]
+	mi := &file_tollgate_config_config_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1658,7 +2039,7 @@ func (x *DecisionLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecisionLog.ProtoReflect.Descriptor instead.
 func (*DecisionLog) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{13}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DecisionLog) GetRecord() DecisionLog_Record {
@@ -1700,7 +2081,7 @@ var File_tollgate_config_config_proto protoreflect.FileDescriptor
 
 const file_tollgate_config_config_proto_rawDesc = "" +
 	"\n" +
-	"\x1ctollgate/config/config.proto\x12\x12tollgate.config.v1\x1a\x1egoogle/protobuf/duration.proto\"\x9e\a\n" +
+	"\x1ctollgate/config/config.proto\x12\x12tollgate.config.v1\x1a\x1egoogle/protobuf/duration.proto\"\x8f\b\n" +
 	"\x06Params\x12\x1e\n" +
 	"\bauth_key\x18\x01 \x01(\tH\x00R\aauthKey\x88\x01\x01\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x129\n" +
@@ -1718,7 +2099,9 @@ const file_tollgate_config_config_proto_rawDesc = "" +
 	"\x12evaluation_timeout\x18\f \x01(\v2\x19.google.protobuf.DurationR\x11evaluationTimeout\x122\n" +
 	"\x06report\x18\r \x01(\v2\x1a.tollgate.config.v1.ReportR\x06report\x12B\n" +
 	"\fdecision_log\x18\x0e \x01(\v2\x1f.tollgate.config.v1.DecisionLogR\vdecisionLog\x12.\n" +
-	"\x03jwt\x18\x0f \x03(\v2\x1c.tollgate.config.v1.JwtCheckR\x03jwt\"4\n" +
+	"\x03jwt\x18\x0f \x03(\v2\x1c.tollgate.config.v1.JwtCheckR\x03jwt\x123\n" +
+	"\x05lists\x18\x10 \x03(\v2\x1d.tollgate.config.v1.ListCheckR\x05lists\x12:\n" +
+	"\bapi_keys\x18\x11 \x03(\v2\x1f.tollgate.config.v1.ApiKeyCheckR\aapiKeys\"4\n" +
 	"\aRequire\x12\x17\n" +
 	"\x13REQUIRE_UNSPECIFIED\x10\x00\x12\a\n" +
 	"\x03ALL\x10\x01\x12\a\n" +
@@ -1771,7 +2154,41 @@ const file_tollgate_config_config_proto_rawDesc = "" +
 	"\t_contains\"9\n" +
 	"\x0fWwwAuthenticate\x12\x14\n" +
 	"\x05realm\x18\x01 \x01(\tR\x05realm\x12\x10\n" +
-	"\x03off\x18\x02 \x01(\bR\x03off\"\xea\x04\n" +
+	"\x03off\x18\x02 \x01(\bR\x03off\"\xc1\x04\n" +
+	"\tListCheck\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
+	"\x10subject_property\x18\x02 \x01(\tH\x00R\x0fsubjectProperty\x88\x01\x01\x12,\n" +
+	"\x0faction_property\x18\x03 \x01(\tH\x01R\x0eactionProperty\x88\x01\x01\x12<\n" +
+	"\x06listed\x18\x04 \x01(\x0e2$.tollgate.config.v1.ListCheck.ListedR\x06listed\x12\x18\n" +
+	"\aentries\x18\x05 \x03(\tR\aentries\x12F\n" +
+	"\n" +
+	"entry_type\x18\x06 \x01(\x0e2'.tollgate.config.v1.ListCheck.EntryTypeR\tentryType\x12\x16\n" +
+	"\x06source\x18\a \x01(\tR\x06source\x125\n" +
+	"\blifetime\x18\b \x01(\v2\x19.google.protobuf.DurationR\blifetime\"9\n" +
+	"\x06Listed\x12\x16\n" +
+	"\x12LISTED_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aALLOWED\x10\x01\x12\n" +
+	"\n" +
+	"\x06DENIED\x10\x02\"o\n" +
+	"\tEntryType\x12\x1a\n" +
+	"\x16ENTRY_TYPE_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aSTRINGS\x10\x01\x12\x1c\n" +
+	"\x18CASE_INSENSITIVE_STRINGS\x10\x02\x12\x10\n" +
+	"\fIP_ADDRESSES\x10\x03\x12\t\n" +
+	"\x05REGEX\x10\x04B\x13\n" +
+	"\x11_subject_propertyB\x12\n" +
+	"\x10_action_property\"\xf2\x01\n" +
+	"\vApiKeyCheck\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
+	"\x10subject_property\x18\x02 \x01(\tH\x00R\x0fsubjectProperty\x88\x01\x01\x12,\n" +
+	"\x0faction_property\x18\x03 \x01(\tH\x01R\x0eactionProperty\x88\x01\x01\x12.\n" +
+	"\x04keys\x18\x04 \x03(\v2\x1a.tollgate.config.v1.ApiKeyR\x04keys\x12\x18\n" +
+	"\asecrets\x18\x05 \x03(\tR\asecretsB\x13\n" +
+	"\x11_subject_propertyB\x12\n" +
+	"\x10_action_property\"<\n" +
+	"\x06ApiKey\x12\x1a\n" +
+	"\bidentity\x18\x01 \x01(\tR\bidentity\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\tR\x06sha256\"\xea\x04\n" +
 	"\aFailure\x12F\n" +
 	"\rconfiguration\x18\x01 \x01(\x0e2 .tollgate.config.v1.Failure.ModeR\rconfiguration\x12L\n" +
 	"\x11policy_not_loaded\x18\x02 \x01(\x0e2 .tollgate.config.v1.Failure.ModeR\x0fpolicyNotLoaded\x12K\n" +
@@ -1873,72 +2290,83 @@ func file_tollgate_config_config_proto_rawDescGZIP() []byte {
 	return file_tollgate_config_config_proto_rawDescData
 }
 
-var file_tollgate_config_config_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_tollgate_config_config_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_tollgate_config_config_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
+var file_tollgate_config_config_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_tollgate_config_config_proto_goTypes = []any{
 	(Params_Require)(0),         // 0: tollgate.config.v1.Params.Require
 	(Params_RegoVersion)(0),     // 1: tollgate.config.v1.Params.RegoVersion
-	(Failure_Mode)(0),           // 2: tollgate.config.v1.Failure.Mode
-	(Denial_Code)(0),            // 3: tollgate.config.v1.Denial.Code
-	(SeverityRule_Severity)(0),  // 4: tollgate.config.v1.SeverityRule.Severity
-	(MetricRule_Kind)(0),        // 5: tollgate.config.v1.MetricRule.Kind
-	(DecisionLog_Record)(0),     // 6: tollgate.config.v1.DecisionLog.Record
-	(*Params)(nil),              // 7: tollgate.config.v1.Params
-	(*HeaderCheck)(nil),         // 8: tollgate.config.v1.HeaderCheck
-	(*JwtCheck)(nil),            // 9: tollgate.config.v1.JwtCheck
-	(*ClaimRule)(nil),           // 10: tollgate.config.v1.ClaimRule
-	(*WwwAuthenticate)(nil),     // 11: tollgate.config.v1.WwwAuthenticate
-	(*Failure)(nil),             // 12: tollgate.config.v1.Failure
-	(*Lifetimes)(nil),           // 13: tollgate.config.v1.Lifetimes
-	(*Lifetime)(nil),            // 14: tollgate.config.v1.Lifetime
-	(*Denial)(nil),              // 15: tollgate.config.v1.Denial
-	(*HttpResponse)(nil),        // 16: tollgate.config.v1.HttpResponse
-	(*Report)(nil),              // 17: tollgate.config.v1.Report
-	(*SeverityRule)(nil),        // 18: tollgate.config.v1.SeverityRule
-	(*MetricRule)(nil),          // 19: tollgate.config.v1.MetricRule
-	(*DecisionLog)(nil),         // 20: tollgate.config.v1.DecisionLog
-	nil,                         // 21: tollgate.config.v1.HttpResponse.HeadersEntry
-	(*durationpb.Duration)(nil), // 22: google.protobuf.Duration
+	(ListCheck_Listed)(0),       // 2: tollgate.config.v1.ListCheck.Listed
+	(ListCheck_EntryType)(0),    // 3: tollgate.config.v1.ListCheck.EntryType
+	(Failure_Mode)(0),           // 4: tollgate.config.v1.Failure.Mode
+	(Denial_Code)(0),            // 5: tollgate.config.v1.Denial.Code
+	(SeverityRule_Severity)(0),  // 6: tollgate.config.v1.SeverityRule.Severity
+	(MetricRule_Kind)(0),        // 7: tollgate.config.v1.MetricRule.Kind
+	(DecisionLog_Record)(0),     // 8: tollgate.config.v1.DecisionLog.Record
+	(*Params)(nil),              // 9: tollgate.config.v1.Params
+	(*HeaderCheck)(nil),         // 10: tollgate.config.v1.HeaderCheck
+	(*JwtCheck)(nil),            // 11: tollgate.config.v1.JwtCheck
+	(*ClaimRule)(nil),           // 12: tollgate.config.v1.ClaimRule
+	(*WwwAuthenticate)(nil),     // 13: tollgate.config.v1.WwwAuthenticate
+	(*ListCheck)(nil),           // 14: tollgate.config.v1.ListCheck
+	(*ApiKeyCheck)(nil),         // 15: tollgate.config.v1.ApiKeyCheck
+	(*ApiKey)(nil),              // 16: tollgate.config.v1.ApiKey
+	(*Failure)(nil),             // 17: tollgate.config.v1.Failure
+	(*Lifetimes)(nil),           // 18: tollgate.config.v1.Lifetimes
+	(*Lifetime)(nil),            // 19: tollgate.config.v1.Lifetime
+	(*Denial)(nil),              // 20: tollgate.config.v1.Denial
+	(*HttpResponse)(nil),        // 21: tollgate.config.v1.HttpResponse
+	(*Report)(nil),              // 22: tollgate.config.v1.Report
+	(*SeverityRule)(nil),        // 23: tollgate.config.v1.SeverityRule
+	(*MetricRule)(nil),          // 24: tollgate.config.v1.MetricRule
+	(*DecisionLog)(nil),         // 25: tollgate.config.v1.DecisionLog
+	nil,                         // 26: tollgate.config.v1.HttpResponse.HeadersEntry
+	(*durationpb.Duration)(nil), // 27: google.protobuf.Duration
 }
 var file_tollgate_config_config_proto_depIdxs = []int32{
-	8,  // 0: tollgate.config.v1.Params.headers:type_name -> tollgate.config.v1.HeaderCheck
+	10, // 0: tollgate.config.v1.Params.headers:type_name -> tollgate.config.v1.HeaderCheck
 	1,  // 1: tollgate.config.v1.Params.rego_version:type_name -> tollgate.config.v1.Params.RegoVersion
 	0,  // 2: tollgate.config.v1.Params.require:type_name -> tollgate.config.v1.Params.Require
-	12, // 3: tollgate.config.v1.Params.failure:type_name -> tollgate.config.v1.Failure
-	13, // 4: tollgate.config.v1.Params.lifetimes:type_name -> tollgate.config.v1.Lifetimes
-	15, // 5: tollgate.config.v1.Params.denial:type_name -> tollgate.config.v1.Denial
-	22, // 6: tollgate.config.v1.Params.evaluation_timeout:type_name -> google.protobuf.Duration
-	17, // 7: tollgate.config.v1.Params.report:type_name -> tollgate.config.v1.Report
-	20, // 8: tollgate.config.v1.Params.decision_log:type_name -> tollgate.config.v1.DecisionLog
-	9,  // 9: tollgate.config.v1.Params.jwt:type_name -> tollgate.config.v1.JwtCheck
-	22, // 10: tollgate.config.v1.JwtCheck.leeway:type_name -> google.protobuf.Duration
-	22, // 11: tollgate.config.v1.JwtCheck.max_age:type_name -> google.protobuf.Duration
-	10, // 12: tollgate.config.v1.JwtCheck.claims:type_name -> tollgate.config.v1.ClaimRule
-	11, // 13: tollgate.config.v1.JwtCheck.www_authenticate:type_name -> tollgate.config.v1.WwwAuthenticate
-	2,  // 14: tollgate.config.v1.Failure.configuration:type_name -> tollgate.config.v1.Failure.Mode
-	2,  // 15: tollgate.config.v1.Failure.policy_not_loaded:type_name -> tollgate.config.v1.Failure.Mode
-	2,  // 16: tollgate.config.v1.Failure.evaluation_error:type_name -> tollgate.config.v1.Failure.Mode
-	2,  // 17: tollgate.config.v1.Failure.undefined_result:type_name -> tollgate.config.v1.Failure.Mode
-	2,  // 18: tollgate.config.v1.Failure.timeout:type_name -> tollgate.config.v1.Failure.Mode
-	2,  // 19: tollgate.config.v1.Failure.dependency_down:type_name -> tollgate.config.v1.Failure.Mode
-	2,  // 20: tollgate.config.v1.Failure.overload:type_name -> tollgate.config.v1.Failure.Mode
-	2,  // 21: tollgate.config.v1.Failure.panic:type_name -> tollgate.config.v1.Failure.Mode
-	14, // 22: tollgate.config.v1.Lifetimes.allow:type_name -> tollgate.config.v1.Lifetime
-	14, // 23: tollgate.config.v1.Lifetimes.deny:type_name -> tollgate.config.v1.Lifetime
-	22, // 24: tollgate.config.v1.Lifetime.duration:type_name -> google.protobuf.Duration
-	3,  // 25: tollgate.config.v1.Denial.code:type_name -> tollgate.config.v1.Denial.Code
-	16, // 26: tollgate.config.v1.Denial.http:type_name -> tollgate.config.v1.HttpResponse
-	21, // 27: tollgate.config.v1.HttpResponse.headers:type_name -> tollgate.config.v1.HttpResponse.HeadersEntry
-	18, // 28: tollgate.config.v1.Report.severities:type_name -> tollgate.config.v1.SeverityRule
-	19, // 29: tollgate.config.v1.Report.metrics:type_name -> tollgate.config.v1.MetricRule
-	4,  // 30: tollgate.config.v1.SeverityRule.severity:type_name -> tollgate.config.v1.SeverityRule.Severity
-	5,  // 31: tollgate.config.v1.MetricRule.kind:type_name -> tollgate.config.v1.MetricRule.Kind
-	6,  // 32: tollgate.config.v1.DecisionLog.record:type_name -> tollgate.config.v1.DecisionLog.Record
-	33, // [33:33] is the sub-list for method output_type
-	33, // [33:33] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	17, // 3: tollgate.config.v1.Params.failure:type_name -> tollgate.config.v1.Failure
+	18, // 4: tollgate.config.v1.Params.lifetimes:type_name -> tollgate.config.v1.Lifetimes
+	20, // 5: tollgate.config.v1.Params.denial:type_name -> tollgate.config.v1.Denial
+	27, // 6: tollgate.config.v1.Params.evaluation_timeout:type_name -> google.protobuf.Duration
+	22, // 7: tollgate.config.v1.Params.report:type_name -> tollgate.config.v1.Report
+	25, // 8: tollgate.config.v1.Params.decision_log:type_name -> tollgate.config.v1.DecisionLog
+	11, // 9: tollgate.config.v1.Params.jwt:type_name -> tollgate.config.v1.JwtCheck
+	14, // 10: tollgate.config.v1.Params.lists:type_name -> tollgate.config.v1.ListCheck
+	15, // 11: tollgate.config.v1.Params.api_keys:type_name -> tollgate.config.v1.ApiKeyCheck
+	27, // 12: tollgate.config.v1.JwtCheck.leeway:type_name -> google.protobuf.Duration
+	27, // 13: tollgate.config.v1.JwtCheck.max_age:type_name -> google.protobuf.Duration
+	12, // 14: tollgate.config.v1.JwtCheck.claims:type_name -> tollgate.config.v1.ClaimRule
+	13, // 15: tollgate.config.v1.JwtCheck.www_authenticate:type_name -> tollgate.config.v1.WwwAuthenticate
+	2,  // 16: tollgate.config.v1.ListCheck.listed:type_name -> tollgate.config.v1.ListCheck.Listed
+	3,  // 17: tollgate.config.v1.ListCheck.entry_type:type_name -> tollgate.config.v1.ListCheck.EntryType
+	27, // 18: tollgate.config.v1.ListCheck.lifetime:type_name -> google.protobuf.Duration
+	16, // 19: tollgate.config.v1.ApiKeyCheck.keys:type_name -> tollgate.config.v1.ApiKey
+	4,  // 20: tollgate.config.v1.Failure.configuration:type_name -> tollgate.config.v1.Failure.Mode
+	4,  // 21: tollgate.config.v1.Failure.policy_not_loaded:type_name -> tollgate.config.v1.Failure.Mode
+	4,  // 22: tollgate.config.v1.Failure.evaluation_error:type_name -> tollgate.config.v1.Failure.Mode
+	4,  // 23: tollgate.config.v1.Failure.undefined_result:type_name -> tollgate.config.v1.Failure.Mode
+	4,  // 24: tollgate.config.v1.Failure.timeout:type_name -> tollgate.config.v1.Failure.Mode
+	4,  // 25: tollgate.config.v1.Failure.dependency_down:type_name -> tollgate.config.v1.Failure.Mode
+	4,  // 26: tollgate.config.v1.Failure.overload:type_name -> tollgate.config.v1.Failure.Mode
+	4,  // 27: tollgate.config.v1.Failure.panic:type_name -> tollgate.config.v1.Failure.Mode
+	19, // 28: tollgate.config.v1.Lifetimes.allow:type_name -> tollgate.config.v1.Lifetime
+	19, // 29: tollgate.config.v1.Lifetimes.deny:type_name -> tollgate.config.v1.Lifetime
+	27, // 30: tollgate.config.v1.Lifetime.duration:type_name -> google.protobuf.Duration
+	5,  // 31: tollgate.config.v1.Denial.code:type_name -> tollgate.config.v1.Denial.Code
+	21, // 32: tollgate.config.v1.Denial.http:type_name -> tollgate.config.v1.HttpResponse
+	26, // 33: tollgate.config.v1.HttpResponse.headers:type_name -> tollgate.config.v1.HttpResponse.HeadersEntry
+	23, // 34: tollgate.config.v1.Report.severities:type_name -> tollgate.config.v1.SeverityRule
+	24, // 35: tollgate.config.v1.Report.metrics:type_name -> tollgate.config.v1.MetricRule
+	6,  // 36: tollgate.config.v1.SeverityRule.severity:type_name -> tollgate.config.v1.SeverityRule.Severity
+	7,  // 37: tollgate.config.v1.MetricRule.kind:type_name -> tollgate.config.v1.MetricRule.Kind
+	8,  // 38: tollgate.config.v1.DecisionLog.record:type_name -> tollgate.config.v1.DecisionLog.Record
+	39, // [39:39] is the sub-list for method output_type
+	39, // [39:39] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_tollgate_config_config_proto_init() }
@@ -1950,14 +2378,16 @@ func file_tollgate_config_config_proto_init() {
 	file_tollgate_config_config_proto_msgTypes[1].OneofWrappers = []any{}
 	file_tollgate_config_config_proto_msgTypes[2].OneofWrappers = []any{}
 	file_tollgate_config_config_proto_msgTypes[3].OneofWrappers = []any{}
-	file_tollgate_config_config_proto_msgTypes[7].OneofWrappers = []any{}
+	file_tollgate_config_config_proto_msgTypes[5].OneofWrappers = []any{}
+	file_tollgate_config_config_proto_msgTypes[6].OneofWrappers = []any{}
+	file_tollgate_config_config_proto_msgTypes[10].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollgate_config_config_proto_rawDesc), len(file_tollgate_config_config_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   15,
+			NumEnums:      9,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -51,6 +51,10 @@ var scenarios = []struct {
 	{"opa", testOPA},
 	{"jwt", testJWT},
 	{"policies", testPolicies},
+	{"lists", testLists},
+	{"api keys", testAPIKeys},
+	{"nothing", testNothing},
+	{"check examples", testCheckExamples},
 	{"failures", testFailureMatrix},
 	{"crowd", testCrowd},
 	{"reports", testReports},
@@ -89,6 +93,8 @@ type suite struct {
 	secretFile string
 	// idp makes the tokens that tollgate knows keys for.
 	idp *identityProvider
+	// listFile is the list called blocked: 192.0.2.0/24.
+	listFile string
 	// addresses replaces the addresses in resources.
 	addresses *strings.Replacer
 
@@ -101,10 +107,14 @@ func newSuite(t *testing.T, version, faulty string) *suite {
 	s := &suite{secretFile: filepath.Join(t.TempDir(), "token"), idp: newIdentityProvider(t)}
 	require.NoError(t, os.WriteFile(s.secretFile, []byte("planted-secret\n"), 0o600))
 
+	s.listFile = filepath.Join(t.TempDir(), "blocked")
+	require.NoError(t, os.WriteFile(s.listFile, []byte("192.0.2.0/24\n"), 0o600))
+
 	debug := []string{"--log-level", "debug"}
 	s.tollgate = meshtest.Tollgate(t, mesh.TollgateOptions{Args: debug, Settings: fmt.Sprintf(
 		// Long enough for a busy machine; what is to run out says so in its handler.
-		"evaluation_timeout: 5s\nsecrets: {files: {token: %q}}\n%s", s.secretFile, s.idp.settings())})
+		"evaluation_timeout: 5s\nsecrets: {files: {token: %q}}\nlists: {blocked: {type: ip_addresses, file: %q}, away: {file: %q}}\n%s",
+		s.secretFile, s.listFile, filepath.Join(t.TempDir(), "away"), s.idp.settings())})
 	s.fragile = meshtest.Tollgate(t, mesh.TollgateOptions{Args: debug})
 	s.tight = meshtest.Tollgate(t, mesh.TollgateOptions{Args: debug, Settings: "limits: {concurrent_checks: 1, queue_wait: 1ms}"})
 	s.impatient = meshtest.Tollgate(t, mesh.TollgateOptions{Args: debug, Settings: "evaluation_timeout: 300ms"})

@@ -42,6 +42,8 @@ var denied = rows(
 	deny("wire", "adapter/wire", ours("adapter/attribute"), ours("adapter/policy"), ours("config"), "google.golang.org/protobuf/encoding/protowire"),
 	deny("attribute", "adapter/attribute", ours("adapter/policy"), ours("adapter/mixer"), ours("config"), "istio.io/api/policy/v1beta1"),
 
+	deny("follow", "adapter/follow", ours("adapter/lists"), ours("adapter/policy"), ours("adapter/settings"), ours("config")),
+
 	deny("policy", "adapter/policy",
 		ours("adapter"), ours("adapter/mixer"), ours("adapter/report"), ours("adapter/settings"), ours("adapter/secret"),
 		ours("adapter/transport"), ours("template/authorization"),
@@ -49,6 +51,8 @@ var denied = rows(
 	deny("policy", "adapter/policy/rego", ours("adapter/mixer"), ours("adapter/secret"), "google.golang.org/grpc/status"),
 	deny("policy", "adapter/policy/header", ours("adapter/secret"), ours("template/authorization")),
 	deny("policy", "adapter/policy/jwt", ours("adapter/keyset"), ours("adapter/settings"), "google.golang.org/grpc"),
+	deny("policy", "adapter/policy/apikey", ours("adapter/secret"), ours("template/apikey")),
+	deny("policy", "adapter/policy/list", ours("adapter/lists"), ours("adapter/follow"), ours("template/listentry")),
 
 	deny("report", "adapter/report",
 		ours("adapter"), ours("adapter/mixer"), ours("adapter/policy"), ours("adapter/settings"), ours("adapter/secret"),
@@ -62,6 +66,7 @@ var denied = rows(
 
 	deny("rooms", "adapter/admin", ours("adapter"), ours("adapter/mixer")),
 	deny("rooms", "adapter/keyset", ours("adapter"), ours("adapter/mixer"), ours("template/authorization")),
+	deny("rooms", "adapter/lists", ours("adapter"), ours("adapter/mixer")),
 	deny("rooms", "adapter/observe", ours("adapter/mixer")),
 	deny("rooms", "adapter/secret", ours("adapter/mixer")),
 	deny("rooms", "adapter/settings", ours("adapter/mixer"), ours("template/authorization")),
@@ -92,6 +97,8 @@ var allowed = rows(
 	deny("", "adapter/mixer", ours("adapter/attribute"), ours("adapter/wire")),
 	deny("", "adapter/policy", ours("config"), ours("adapter/attribute"), ours("adapter/wire"), "log/slog"),
 	deny("", "adapter/policy/header", ours("adapter/attribute"), ours("adapter/wire")),
+	deny("", "adapter/policy/list", ours("adapter/attribute"), ours("adapter/policy"), ours("config"), "github.com/gaissmai/bart"),
+	deny("", "adapter/lists", ours("adapter/follow"), ours("adapter/policy/list"), ours("config")),
 	deny("", "adapter/policy/rego", ours("adapter/policy"), "github.com/open-policy-agent/opa/v1/rego"),
 	deny("", "adapter/policy/jwt", ours("adapter/policy"), "github.com/lestrrat-go/jwx/v3/jws"),
 	deny("", "adapter/keyset", ours("adapter/policy/jwt")),

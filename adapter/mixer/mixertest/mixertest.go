@@ -63,10 +63,15 @@ func Bytes(request *authorization.HandleAuthorizationRequest) []byte {
 // Call is the bytes of a call that presents a token to a handler.
 func Call(params *configpb.Params, token string) []byte { return Bytes(Request(Params(params), token)) }
 
-// Send makes a call of the given bytes.
+// Send makes a call of the authorization template, of the given bytes.
 func Send(ctx context.Context, connection grpc.ClientConnInterface, call []byte, options ...grpc.CallOption) (*v1beta1.CheckResult, error) {
+	return SendCheck(ctx, connection, Method, call, options...)
+}
+
+// SendCheck makes a call of any check template.
+func SendCheck(ctx context.Context, connection grpc.ClientConnInterface, method string, call []byte, options ...grpc.CallOption) (*v1beta1.CheckResult, error) {
 	var reply []byte
-	if err := connection.Invoke(ctx, Method, call, &reply, append(options, grpc.ForceCodecV2(Raw{}))...); err != nil {
+	if err := connection.Invoke(ctx, method, call, &reply, append(options, grpc.ForceCodecV2(Raw{}))...); err != nil {
 		return nil, err
 	}
 	result := &v1beta1.CheckResult{}

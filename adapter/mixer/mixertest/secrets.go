@@ -17,15 +17,19 @@ import (
 func SecretCalls(secret, token string) [][]byte {
 	property := proto.String(config.AuthKeyProperty)
 	handlers := map[string]*configpb.Params{
-		"allow":               {Name: "allow", AuthKey: proto.String(token)},
-		"deny":                {Name: "deny", AuthKey: proto.String(secret)},
-		"values":              {Headers: []*configpb.HeaderCheck{{SubjectProperty: property, Values: []string{secret, secret + "2"}}}},
-		"values and a digest": {Headers: []*configpb.HeaderCheck{{SubjectProperty: property, Values: []string{secret}, Sha256: []string{secret}}}},
-		"values in any":       {Require: configpb.Params_ANY, AuthKey: proto.String(secret), Headers: []*configpb.HeaderCheck{{SubjectProperty: property, Values: []string{secret}}}},
-		"no property":         {Headers: []*configpb.HeaderCheck{{Values: []string{secret}}}},
-		"value too long":      {AuthKey: proto.String(strings.Repeat(secret, 10_000))},
-		"bad response":        {AuthKey: proto.String(secret), Denial: &configpb.Denial{Http: &configpb.HttpResponse{Status: 200, Headers: map[string]string{"X": secret + "\n"}}}},
-		"body":                {AuthKey: proto.String(secret), Name: "Bad Name"},
+		"allow":                   {Name: "allow", AuthKey: proto.String(token)},
+		"deny":                    {Name: "deny", AuthKey: proto.String(secret)},
+		"values":                  {Headers: []*configpb.HeaderCheck{{SubjectProperty: property, Values: []string{secret, secret + "2"}}}},
+		"values and a digest":     {Headers: []*configpb.HeaderCheck{{SubjectProperty: property, Values: []string{secret}, Sha256: []string{secret}}}},
+		"values in any":           {Require: configpb.Params_ANY, AuthKey: proto.String(secret), Headers: []*configpb.HeaderCheck{{SubjectProperty: property, Values: []string{secret}}}},
+		"no property":             {Headers: []*configpb.HeaderCheck{{Values: []string{secret}}}},
+		"value too long":          {AuthKey: proto.String(strings.Repeat(secret, 10_000))},
+		"bad response":            {AuthKey: proto.String(secret), Denial: &configpb.Denial{Http: &configpb.HttpResponse{Status: 200, Headers: map[string]string{"X": secret + "\n"}}}},
+		"a digest for an API key": {ApiKeys: []*configpb.ApiKeyCheck{{SubjectProperty: property, Keys: []*configpb.ApiKey{{Identity: "partner", Sha256: secret}}}}},
+		"an API key":              {ApiKeys: []*configpb.ApiKeyCheck{{SubjectProperty: property, Secrets: []string{"missing"}}}},
+		"a list that denies":      {Lists: []*configpb.ListCheck{{SubjectProperty: property, Listed: configpb.ListCheck_ALLOWED, EntryType: configpb.ListCheck_REGEX, Entries: []string{"x+"}}}},
+		"an address":              {Lists: []*configpb.ListCheck{{SubjectProperty: property, Listed: configpb.ListCheck_DENIED, EntryType: configpb.ListCheck_IP_ADDRESSES, Entries: []string{"::1"}}}},
+		"body":                    {AuthKey: proto.String(secret), Name: "Bad Name"},
 	}
 	for name, source := range map[string]string{
 		"policy":               `allow { input.subject.properties.custom_token_header == "` + secret + `" }`,

@@ -26,6 +26,13 @@ var (
 	keyPath       = ast.StringTerm("path")
 	keyProperties = ast.StringTerm("properties")
 	keyToken      = ast.StringTerm("token")
+	keyValue      = ast.StringTerm("value")
+	keyAPI        = ast.StringTerm("api")
+	keyName       = ast.StringTerm("name")
+	keyVersion    = ast.StringTerm("version")
+	keyOperation  = ast.StringTerm("operation")
+	keyTimestamp  = ast.StringTerm("timestamp")
+	keyKey        = ast.StringTerm("key")
 )
 
 // inputForm says how values look in the input.
@@ -34,8 +41,9 @@ type inputForm struct {
 	rawIP bool
 }
 
-// of makes the input document: that of Mixer's opa adapter (istio.io/istio 1.7.8, mixer/adapter/opa), and beside it the claims of
-// a verified token. Subject and action are always there, if only as empty objects. It fails on a value that has no form in Rego: left out, it could not be denied.
+// of makes the input document: that of Mixer's opa adapter (istio.io/istio 1.7.8, mixer/adapter/opa), and beside it what the other
+// templates carry, whose API key was accepted, and the claims of a verified token. Subject and action are always there, if only as empty
+// objects. It fails on a value that has no form in Rego: left out, it could not be denied.
 func (f inputForm) of(request *policy.Request) (ast.Value, *policy.Failure) {
 	subject, action := ast.NewObject(), ast.NewObject()
 	if s := request.Subject; s != nil {
@@ -67,7 +75,38 @@ func (f inputForm) of(request *policy.Request) (ast.Value, *policy.Failure) {
 		}
 		input.Insert(keyToken, ast.NewTerm(token))
 	}
+	if v := request.Value; v != nil {
+		term := f.term(*v)
+		if term == nil {
+			return nil, policy.Fail(config.EvaluationError, "the value is of a kind that Rego cannot be given (%s)", v.Kind())
+		}
+		input.Insert(keyValue, term)
+	}
+	if request.API != nil {
+		api, failure := f.api(request.API)
+		if failure != nil {
+			return nil, failure
+		}
+		input.Insert(keyAPI, ast.NewTerm(api))
+	}
+	insertText(input, keyKey, request.Identity)
 	return input, nil
+}
+
+func (f inputForm) api(a *policy.API) (ast.Object, *policy.Failure) {
+	api := ast.NewObject()
+	insertText(api, keyName, a.Name)
+	insertText(api, keyVersion, a.Version)
+	insertText(api, keyOperation, a.Operation)
+	insertText(api, keyKey, a.Key)
+	if a.Time != nil {
+		term := f.term(*a.Time)
+		if term == nil {
+			return nil, policy.Fail(config.EvaluationError, "the timestamp of the API call cannot be read")
+		}
+		api.Insert(keyTimestamp, term)
+	}
+	return api, nil
 }
 
 func insertText(object ast.Object, key *ast.Term, value string) {

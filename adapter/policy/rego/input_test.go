@@ -15,6 +15,8 @@ import (
 
 func str(s string) attribute.Value { return attribute.OfText(attribute.String, s) }
 
+func pointer(v attribute.Value) *attribute.Value { return &v }
+
 // properties is a request whose subject has these properties alone.
 func properties(all ...attribute.Entry) *policy.Request {
 	return &policy.Request{Subject: &policy.Subject{Properties: all}}
@@ -49,6 +51,12 @@ func TestInput(t *testing.T) {
 			"sub": "a", "n": json.Number("12345678901234567890"), "f": json.Number("1.50"), "yes": true, "null": nil, "o": map[string]any{"l": []any{"x", json.Number("1")}},
 		}}, `{"action":{},"subject":{},"token":{"f":1.50,"n":12345678901234567890,"null":null,"o":{"l":["x",1]},"sub":"a","yes":true}}`, ""},
 		{"a token without claims", &policy.Request{Claims: map[string]any{}}, `{"action":{},"subject":{},"token":{}}`, ""},
+		{"a list entry's value", &policy.Request{Value: pointer(str("v"))}, `{"action":{},"subject":{},"value":"v"}`, ""},
+		{"an empty value", &policy.Request{Value: pointer(str(""))}, `{"action":{},"subject":{},"value":""}`, ""},
+		{"an address as value", &policy.Request{Value: pointer(attribute.OfIP("\x0a\x00\x00\xff"))}, `{"action":{},"subject":{},"value":"10.0.0.255"}`, `{"action":{},"subject":{},"value":"CgAA/w=="}`},
+		{"an API call", &policy.Request{API: &policy.API{Name: "n", Version: "v", Operation: "o", Key: "k", Time: pointer(attribute.OfTimestamp(0, 0))}}, `{"action":{},"api":{"key":"k","name":"n","operation":"o","timestamp":"1970-01-01T00:00:00Z","version":"v"},"subject":{}}`, ""},
+		{"an empty API call", &policy.Request{API: &policy.API{}}, `{"action":{},"api":{},"subject":{}}`, ""},
+		{"whose key it is", &policy.Request{Identity: "partner"}, `{"action":{},"key":"partner","subject":{}}`, ""},
 		{"string", one(str("v")), `"v"`, ""},
 		{"empty string", one(str("")), `""`, ""},
 		{"quotes and controls", one(str("\"\\\n\x00<")), `"\"\\\n\u0000\u003c"`, ""},
@@ -134,6 +142,8 @@ func TestInputThatRegoCannotHave(t *testing.T) {
 		for _, request := range []*policy.Request{
 			properties(attribute.Entry{Name: "fine", Value: str("x")}, attribute.Entry{Name: "hunter2", Value: value}),
 			{Action: &policy.Action{Properties: attribute.Map{{Name: "hunter2", Value: value}}}},
+			{Value: &value},
+			{API: &policy.API{Key: "hunter2", Time: &value}},
 		} {
 			v := check.Evaluate(t.Context(), request)
 			require.NotNil(t, v.Failure, name)

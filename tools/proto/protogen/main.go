@@ -18,6 +18,9 @@ import (
 // and one file; it then appears in the bundle and in the adapter's templates.
 var sources = []source{
 	{path: "template/authorization/authorization.proto", kind: mixerTemplate},
+	{path: "template/apikey/apikey.proto", kind: mixerTemplate},
+	{path: "template/listentry/listentry.proto", kind: mixerTemplate},
+	{path: "template/checknothing/checknothing.proto", kind: mixerTemplate},
 	{path: "template/logentry/logentry.proto", kind: mixerTemplate},
 	{path: "template/metric/metric.proto", kind: mixerTemplate},
 	{path: "template/tracespan/tracespan.proto", kind: mixerTemplate},

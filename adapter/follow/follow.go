@@ -1,0 +1,199 @@
+// Package follow keeps what documents say: it reads each from a file or a URL, again and again, and parses it.
+//
+// The last good document counts on while its source is away or says nonsense, but no longer than the source allows: what somebody
+// took back must not count for ever only because nobody could hear of it.
+package follow
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+)
+
+// Source says where a document comes from and how it is followed. All durations are positive.
+type Source struct {
+	// File has the document, or else URL.
+	File string
+	// URL is asked for the document.
+	URL string
+	// CA is a file of certificates in PEM that the URL's server is verified with; empty for those of the system.
+	CA string
+	// MaxBytes is how large the document may be.
+	MaxBytes int64
+	// Refresh is how long a document counts as fresh.
+	Refresh time.Duration
+	// MaxStale is how long a document counts that could not be refreshed.
+	MaxStale time.Duration
+	// Timeout bounds an attempt to read it.
+	Timeout time.Duration
+}
+
+// ErrNotLoaded means that nobody has tried yet to read the document.
+var ErrNotLoaded = errors.New("it is not loaded yet")
+
+// Document is a document that is followed.
+type Document[T any] struct {
+	source Source
+	parse  func(document []byte) (T, error)
+	logger *slog.Logger
+	state  atomic.Pointer[state[T]]
+
+	read, failed atomic.Uint64
+}
+
+// state is what is known of a document. It is immutable.
+type state[T any] struct {
+	// value is what the last good document says, where there is one.
+	value T
+	good  bool
+	// digest is that of the last good document.
+	digest [sha256.Size]byte
+	// at is when it was last read.
+	at time.Time
+	// err is why the last attempt failed; nil where it did not, or where there was none.
+	err error
+}
+
+// New returns a document that is not read yet.
+func New[T any](source Source, parse func(document []byte) (T, error), logger *slog.Logger) *Document[T] {
+	d := &Document[T]{source: source, parse: parse, logger: logger}
+	d.state.Store(&state[T]{})
+	return d
+}
+
+// Current returns what counts now, or why there is nothing: ErrNotLoaded before the first attempt to read it ended.
+func (d *Document[T]) Current() (value T, err error) {
+	now := d.state.Load()
+	switch {
+	case !now.good && now.err == nil:
+		return value, ErrNotLoaded
+	case !now.good:
+		return value, fmt.Errorf("it could not be loaded: %w", now.err)
+	case time.Since(now.at) <= d.source.MaxStale:
+		return now.value, nil
+	case now.err == nil:
+		return value, fmt.Errorf("it was not refreshed for %s", d.source.MaxStale)
+	default:
+		return value, fmt.Errorf("it could not be refreshed for %s: %w", d.source.MaxStale, now.err)
+	}
+}
+
+// Stats are figures of one document.
+type Stats struct {
+	// Loaded is whether there ever was a good one; Age is how long ago it was last read.
+	Loaded bool
+	Age    time.Duration
+	// Read and Failed count the attempts that did and did not give a good document.
+	Read, Failed uint64
+}
+
+// Last returns what the last good document says, whether it still counts or not, with figures.
+func (d *Document[T]) Last() (value T, stats Stats) {
+	now := d.state.Load()
+	stats = Stats{Loaded: now.good, Read: d.read.Load(), Failed: d.failed.Load()}
+	if now.good {
+		stats.Age = time.Since(now.at)
+	}
+	return now.value, stats
+}
+
+const (
+	// recheck finds changes of files on file systems that report none.
+	recheck = 30 * time.Second
+	// settle lets a burst of events end before a file is read.
+	settle = 50 * time.Millisecond
+	// retry is the pause after a first failure. It doubles with each, up to Refresh.
+	retry = time.Second
+)
+
+// Run reads the document whenever that is due, until ctx is done. Only one Run or Read of a document may go on at a time.
+func (d *Document[T]) Run(ctx context.Context) {
+	var changed <-chan struct{}
+	if d.source.File != "" {
+		var stop func()
+		changed, stop = watch(ctx, d.source.File, d.logger)
+		defer stop()
+	}
+	failures := 0
+	// At once: a file may have changed between the first look and the watch.
+	due := time.NewTimer(0)
+	defer due.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+			due.Reset(settle)
+		case <-due.C:
+			if d.Read(ctx) {
+				failures = 0
+			} else {
+				failures++
+			}
+			due.Reset(d.pause(failures))
+		}
+	}
+}
+
+// pause is how long to wait after an attempt. It varies, so that replicas do not ask all at once.
+func (d *Document[T]) pause(failures int) time.Duration {
+	pause := d.source.Refresh
+	if d.source.File != "" {
+		pause = min(pause, recheck)
+	}
+	if failures > 0 {
+		const doublings = 16
+		pause = min(pause, retry<<min(failures-1, doublings))
+	}
+	const share = 10
+	return pause - rand.N(pause/share+1) //nolint:gosec // it spreads load
+}
+
+// Read reads the document once and reports whether it is good. One that is not leaves what counts as it is.
+func (d *Document[T]) Read(ctx context.Context) bool {
+	before := d.state.Load()
+	now, err := d.attempt(ctx, before)
+	if err != nil {
+		if ctx.Err() != nil { // nobody wants it any more
+			return false
+		}
+		d.failed.Add(1)
+		now = *before
+		now.err = err
+		d.state.Store(&now)
+		d.logger.Warn("a document could not be read; the last good one counts on for as long as max_stale says", "error", err)
+		return false
+	}
+	d.read.Add(1)
+	d.state.Store(&now)
+	if now.digest != before.digest {
+		d.logger.Info("a document was loaded", "sha256", hex.EncodeToString(now.digest[:6]))
+	}
+	return true
+}
+
+func (d *Document[T]) attempt(ctx context.Context, before *state[T]) (now state[T], err error) {
+	defer func() {
+		if r := recover(); r != nil { // the document is somebody else's
+			err = fmt.Errorf("reading it panicked: %T\n%s", r, debug.Stack())
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, d.source.Timeout)
+	defer cancel()
+	document, err := d.source.fetch(ctx)
+	if err != nil {
+		return now, err
+	}
+	now = state[T]{value: before.value, good: true, digest: sha256.Sum256(document), at: time.Now()}
+	if !before.good || now.digest != before.digest {
+		now.value, err = d.parse(document)
+	}
+	return now, err
+}

@@ -1,0 +1,136 @@
+package follow
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// fetch returns the document as it is now.
+func (s Source) fetch(ctx context.Context) (document []byte, err error) {
+	if s.File != "" {
+		document, err = readFile(s.File, s.MaxBytes)
+	} else {
+		document, err = get(ctx, s.URL, s.CA, s.MaxBytes)
+	}
+	if err == nil && int64(len(document)) > s.MaxBytes {
+		err = fmt.Errorf("it has more than %d bytes", s.MaxBytes)
+	}
+	return document, err
+}
+
+// readFile returns at most one byte more than it may.
+func readFile(path string, most int64) ([]byte, error) {
+	// To open a named pipe would wait for somebody to write.
+	if info, err := os.Stat(path); err != nil {
+		return nil, err
+	} else if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no regular file", path)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }()
+	return io.ReadAll(io.LimitReader(file, most+1))
+}
+
+// get returns at most one byte more than it may. Its errors show nothing of the address, which may have a credential, but what kind
+// of trouble there was. Connections are not kept: minutes pass between two requests.
+func get(ctx context.Context, address, ca string, most int64) ([]byte, error) {
+	trust := &tls.Config{MinVersion: tls.VersionTLS12}
+	if ca != "" {
+		// Read each time, so that it can be replaced.
+		certificates, err := os.ReadFile(ca)
+		if err != nil {
+			return nil, fmt.Errorf("ca: %w", err)
+		}
+		trust.RootCAs = x509.NewCertPool()
+		if !trust.RootCAs.AppendCertsFromPEM(certificates) {
+			return nil, fmt.Errorf("ca: %s has no certificate in PEM", ca)
+		}
+	}
+	const maxHeaderBytes = 64 << 10
+	client := &http.Client{
+		Transport: &http.Transport{
+			Proxy: http.ProxyFromEnvironment, TLSClientConfig: trust, ForceAttemptHTTP2: true, DisableKeepAlives: true, MaxResponseHeaderBytes: maxHeaderBytes,
+		},
+		// A redirect may lead to where nothing is encrypted.
+		CheckRedirect: func(*http.Request, []*http.Request) error {
+			return errors.New("it answers with a redirect; write the address that it leads to")
+		},
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
+	if err != nil {
+		return nil, withoutAddress(err)
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return nil, withoutAddress(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("it answers with HTTP status %d", response.StatusCode)
+	}
+	return io.ReadAll(io.LimitReader(response.Body, most+1))
+}
+
+func withoutAddress(err error) error {
+	if with, ok := errors.AsType[*url.Error](err); ok {
+		return with.Err
+	}
+	return err
+}
+
+// watch tells of changes in the file's directory until it is stopped: files are replaced by a rename. Where the system reports none,
+// changes are found by looking now and then.
+func watch(ctx context.Context, file string, logger *slog.Logger) (changed <-chan struct{}, stop func()) {
+	watcher, err := fsnotify.NewWatcher()
+	if err == nil {
+		if err = watcher.Add(filepath.Dir(file)); err != nil {
+			_ = watcher.Close()
+		}
+	}
+	if err != nil {
+		logger.Warn("a document's file is looked at every 30s, because its directory cannot be watched", "error", err)
+		return nil, func() {}
+	}
+	events := make(chan struct{}, 1)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case _, ok := <-watcher.Events:
+				if !ok {
+					return
+				}
+			case err, ok := <-watcher.Errors:
+				if !ok {
+					return
+				}
+				logger.Warn("watching a document's file", "error", err) // an event may be lost, so it is looked at
+			}
+			select {
+			case events <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	return events, func() {
+		_ = watcher.Close()
+		<-done
+	}
+}

@@ -1,0 +1,105 @@
+// Package lists holds the lists that settings name, and follows their files and URLs.
+package lists
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tollgate-mesh/tollgate/adapter/follow"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/list"
+	"github.com/tollgate-mesh/tollgate/config"
+)
+
+// Source says where a list comes from and of what type its entries are.
+type Source struct {
+	// Type is what the entries are.
+	Type config.EntryType
+	// From is where they come from. Its MaxBytes is the package's affair.
+	From follow.Source
+}
+
+// Store is all lists of a process.
+type Store struct {
+	lists map[string]*named
+}
+
+type named struct {
+	entryType config.EntryType
+	document  *follow.Document[*list.List]
+}
+
+// Type returns what the list's entries are.
+func (n *named) Type() config.EntryType { return n.entryType }
+
+// Current returns the list that counts now, or why there is none.
+func (n *named) Current() (*list.List, error) {
+	current, err := n.document.Current()
+	if errors.Is(err, follow.ErrNotLoaded) {
+		return nil, list.ErrNotLoaded
+	}
+	return current, err
+}
+
+// Open reads the lists that are in files. Those at URLs are not loaded until Run.
+func Open(ctx context.Context, sources map[string]Source, logger *slog.Logger) *Store {
+	s := &Store{lists: make(map[string]*named, len(sources))}
+	for name, source := range sources {
+		parse := func(document []byte) (*list.List, error) {
+			parsed, err := list.Parse(document, source.Type)
+			if err != nil {
+				return nil, fmt.Errorf("the list %w", err)
+			}
+			return parsed, nil
+		}
+		source.From.MaxBytes = list.MaxBytes
+		n := &named{source.Type, follow.New(source.From, parse, logger.With("list", name))}
+		if source.From.File != "" {
+			n.document.Read(ctx)
+		}
+		s.lists[name] = n
+	}
+	return s
+}
+
+// Source returns the named list, and false where there is none of that name.
+func (s *Store) Source(name string) (list.Source, bool) {
+	n, ok := s.lists[name]
+	if !ok {
+		return nil, false
+	}
+	return n, true
+}
+
+// Run keeps the lists fresh until ctx is done.
+func (s *Store) Run(ctx context.Context) error {
+	var group errgroup.Group
+	for _, n := range s.lists {
+		group.Go(func() error { n.document.Run(ctx); return nil })
+	}
+	return group.Wait()
+}
+
+// Stats are figures of one list.
+type Stats struct {
+	follow.Stats
+	// Entries is how many there are, whether they still count or not.
+	Entries int
+}
+
+// Stats returns figures of every list by its name.
+func (s *Store) Stats() map[string]Stats {
+	all := make(map[string]Stats, len(s.lists))
+	for name, n := range s.lists {
+		last, stats := n.document.Last()
+		entries := 0
+		if stats.Loaded {
+			entries = last.Len()
+		}
+		all[name] = Stats{Stats: stats, Entries: entries}
+	}
+	return all
+}
