@@ -191,6 +191,8 @@ func TestBatches(t *testing.T) {
 		second.Name, second.Fingerprint = "other", "f"
 		sizes := func() (all []string) {
 			synctest.Wait()
+			a.mu.Lock()
+			defer a.mu.Unlock()
 			for _, call := range a.calls {
 				all = append(all, fmt.Sprint(call.Handler, " ", len(call.Instances)))
 			}
