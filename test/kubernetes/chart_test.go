@@ -31,6 +31,7 @@ func TestChartEqualsManifests(t *testing.T) {
 		"overlays/statefulset-spool":           persistent,
 		"overlays/statefulset-spool-openshift": openshift,
 		"overlays/servicemonitor":              monitored,
+		"overlays/tls":                         encrypted,
 	} {
 		t.Run(folder, func(t *testing.T) {
 			expected := map[string]any{}
@@ -153,5 +154,7 @@ func TestChartNotes(t *testing.T) {
 	assert.Contains(t, notes(""), "within 10s of a pod's end goes with the pod")
 	assert.NotContains(t, notes(persistent), "goes with the pod")
 	assert.NotContains(t, notes(""), "every pod may call")
+	assert.Contains(t, notes(""), "not encrypted")
+	assert.NotContains(t, notes(encrypted), "not encrypted")
 	assert.Contains(t, notes("networkPolicy: {enabled: false}"), "every pod may call")
 }

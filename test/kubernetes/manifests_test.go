@@ -3,9 +3,7 @@ package kubernetes
 import (
 	"maps"
 	"net"
-	"os"
 	"path"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -190,7 +188,11 @@ func (d deployment) hasResources(t *testing.T) {
 func (d deployment) isProbed(t *testing.T) {
 	c := d.template.Spec.Containers[0]
 	assert.Equal(t, []string{"serve", "--settings", "/etc/tollgate/settings/settings.yaml"}, c.Args)
-	assert.Equal(t, []string{"/tollgate", "healthcheck"}, c.StartupProbe.Exec.Command)
+	probe := []string{"/tollgate", "healthcheck"}
+	if d.settings.TLS.Enabled() {
+		probe = append(probe, "--tls-unverified")
+	}
+	assert.Equal(t, probe, c.StartupProbe.Exec.Command)
 	assert.Equal(t, &core.HTTPGetAction{Path: "/readyz", Port: intstr.FromString("http-admin")}, c.ReadinessProbe.HTTPGet)
 	assert.Equal(t, &core.HTTPGetAction{Path: "/healthz", Port: intstr.FromString("http-admin")}, c.LivenessProbe.HTTPGet)
 }
@@ -237,6 +239,13 @@ func (d deployment) mounts(t *testing.T) {
 	assert.True(t, readOnly["/etc/tollgate/settings"])
 	assert.True(t, readOnly[d.settings.Secrets.Directory], "secrets.directory")
 	assert.True(t, *volume(t, d.template.Spec, "secrets").Secret.Optional, "secrets may come later than the pod")
+	if d.settings.TLS.Enabled() {
+		assert.True(t, readOnly[path.Dir(d.settings.TLS.Cert)], "tls.cert")
+		assert.True(t, readOnly[path.Dir(d.settings.TLS.Key)], "tls.key")
+		assert.Equal(t, "44225", d.template.Annotations["traffic.sidecar.istio.io/excludeInboundPorts"])
+		assert.Nil(t, volume(t, d.template.Spec, "tls").Secret.Optional, "pods wait for their certificate")
+		assert.NotEmpty(t, d.settings.Callers, "without a caller everybody may call")
+	}
 	written := slices.DeleteFunc(slices.Collect(maps.Keys(readOnly)), func(path string) bool { return readOnly[path] })
 	assert.Equal(t, []string{"/var/lib/tollgate"}, written)
 	if d.settings.Reports.Directory != "" {
@@ -354,7 +363,8 @@ func (d deployment) letsIn(t *testing.T) {
 		for _, peer := range rule.From {
 			assert.NotNil(t, peer.NamespaceSelector)
 			require.NotNil(t, peer.PodSelector)
-			assert.NotEmpty(t, peer.PodSelector.MatchLabels)
+			caller := rule.Ports[0].Port.StrVal == "grpc-mixer"
+			assert.Equal(t, caller, peer.PodSelector.MatchLabels["istio"] == "mixer", "the label of Istio's own Mixer pods")
 		}
 	}
 	expected := []string{"grpc-mixer"}
@@ -370,14 +380,7 @@ func TestOverlayOfGuide(t *testing.T) {
 	shown := regexp.MustCompile("(?s)kustomization.yaml <<END\n(.*?)END\n").FindStringSubmatch(read(t, "docs/kubernetes.md"))
 	require.NotNil(t, shown)
 	for _, folder := range []string{"base", "overlays/statefulset-spool"} {
-		directory := t.TempDir()
-		target, err := filepath.Abs(filepath.Join(manifests, folder))
-		require.NoError(t, err)
-		relative, err := filepath.Rel(directory, target)
-		require.NoError(t, err)
-		overlay := strings.Replace(shown[1], "path/to/operatorconfig/kubernetes/base", relative, 1)
-		require.NoError(t, os.WriteFile(directory+"/kustomization.yaml", []byte(overlay), 0o600))
-		d := deployed(t, kustomizedIn(t, directory))
+		d := deployed(t, kustomizedIn(t, overlay(t, strings.Replace(shown[1], "path/to/operatorconfig/kubernetes/base", "%s/"+folder, 1))))
 		assert.Equal(t, "registry.example.com/tollgate:1.2.3", d.template.Spec.Containers[0].Image)
 		d.isSelected(t)
 		for _, claim := range d.claims {

@@ -3,7 +3,9 @@ package kubernetes
 import (
 	"bytes"
 	"cmp"
+	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -34,6 +36,18 @@ func kustomizedIn(t *testing.T, directory string) []object {
 	text, err := resources.AsYaml()
 	require.NoError(t, err)
 	return objects(t, string(text))
+}
+
+// overlay returns a folder with this kustomization, in which %s stands for operatorconfig/kubernetes.
+func overlay(t *testing.T, kustomization string) string {
+	t.Helper()
+	directory := t.TempDir()
+	target, err := filepath.Abs(manifests)
+	require.NoError(t, err)
+	relative, err := filepath.Rel(directory, target)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(directory+"/kustomization.yaml", fmt.Appendf(nil, kustomization, relative), 0o600))
+	return directory
 }
 
 // charted returns what the chart renders to with these values, in YAML, over its own.
@@ -111,11 +125,15 @@ func variants(t *testing.T) []variant {
 			trial:  overlay.Name() == "plaintext-dev",
 		})
 	}
+	all = append(all, variant{name: "statefulset-spool with every component", render: func(t *testing.T) []object {
+		return kustomizedIn(t, overlay(t, "resources: [%s/overlays/statefulset-spool]\ncomponents: [%[1]s/components/tls, %[1]s/components/servicemonitor]\n"))
+	}})
 	for name, values := range map[string]string{
 		"chart":                       "",
 		"chart, persistent":           persistent,
 		"chart, persistent openshift": openshift,
 		"chart, monitored":            monitored,
+		"chart, tls":                  encrypted,
 		"chart, everything set":       everything,
 	} {
 		all = append(all, variant{name: name, render: func(t *testing.T) []object { return charted(t, values) }})
@@ -127,6 +145,7 @@ func variants(t *testing.T) []variant {
 const (
 	persistent = "spool: {persistent: {enabled: true}}"
 	openshift  = "spool: {persistent: {enabled: true, fsGroup: null}}"
+	encrypted  = "{tls: {enabled: true}, settings: {callers: {mixer: {bearer: mixer-token}}}}"
 	monitored  = "serviceMonitor: {enabled: true}"
 	everything = `
 image: {repository: registry.example.com:5000/mesh/tollgate, tag: 1.2.3, pullPolicy: Always}

@@ -29,11 +29,22 @@ func unit(t *testing.T) map[string]string {
 
 // TestUnitFitsGuide: the settings that docs/vm.md shows are valid, and the unit leaves them the directories and the time that they need.
 func TestUnitFitsGuide(t *testing.T) {
-	shown := regexp.MustCompile("(?s)```yaml\n# /etc/tollgate/settings.yaml\n(.*?)```").FindStringSubmatch(read(t, "docs/vm.md"))
+	guide := read(t, "docs/vm.md")
+	shown := regexp.MustCompile("(?s)```yaml\n# /etc/tollgate/settings.yaml\n(.*?)```").FindStringSubmatch(guide)
 	require.NotNil(t, shown)
 	s, err := settings.Parse([]byte(shown[1]))
 	require.NoError(t, err)
 	require.NoError(t, s.Validate())
+	assert.True(t, s.TLS.Enabled())
+	assert.False(t, s.AllowPlaintext)
+	assert.Regexp(t, `^127\.0\.0\.1:`, s.Admin, "which has no TLS")
+	// What it shows for several clusters goes in the same file.
+	for _, part := range regexp.MustCompile("(?s)  ```yaml\n(  (?:callers|tls):\n.*?)  ```").FindAllStringSubmatch(guide, -1) {
+		several, err := settings.Parse([]byte(part[1]))
+		require.NoError(t, err, part[1])
+		several.Secrets = s.Secrets
+		require.NoError(t, several.Validate(), part[1])
+	}
 	u := unit(t)
 	stop, err := time.ParseDuration(u["TimeoutStopSec"])
 	require.NoError(t, err)

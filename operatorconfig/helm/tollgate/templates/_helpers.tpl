@@ -13,6 +13,15 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{ .Values.image.repository }}{{ if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ include "tollgate.tag" . }}{{ end }}
 {{- end }}
 
+{{/* The settings, with the certificate that is mounted. */}}
+{{- define "tollgate.settings" -}}
+{{- $settings := deepCopy .Values.settings -}}
+{{- if .Values.tls.enabled -}}
+{{- $settings = mergeOverwrite $settings (dict "tls" (dict "cert" "/etc/tollgate/tls/tls.crt" "key" "/etc/tollgate/tls/tls.key")) -}}
+{{- end -}}
+{{- toYaml $settings }}
+{{- end }}
+
 {{/* The seconds of a duration such as 1m30s, rounded up. */}}
 {{- define "tollgate.seconds" -}}
 {{- $zero := toDate "2006-01-02" "2000-01-01" -}}
