@@ -2,12 +2,14 @@ package mixer
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tollgate-mesh/tollgate/adapter/mixer/mixertest"
 	"github.com/tollgate-mesh/tollgate/config/configpb"
+	"github.com/tollgate-mesh/tollgate/template/apikey"
 )
 
 // BenchmarkCheck measures the adapter's own work in one process: a call's bytes → decision → the reply's bytes, with a compiled
@@ -45,6 +47,47 @@ allow = true {
 			b.SetBytes(int64(len(text)))
 			for b.Loop() {
 				if _, err := codec.Marshal(door.check(b.Context(), checkTemplates[0], text)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkCheckTemplates measures the same for the other templates, each with the kind of check that goes with it.
+func BenchmarkCheckTemplates(b *testing.B) {
+	digest := strings.Repeat("ab", 32)
+	keyed := mixertest.Params(&configpb.Params{ApiKeys: []*configpb.ApiKeyCheck{{Keys: []*configpb.ApiKey{{Identity: "i", Sha256: digest}}}}})
+	blocks := make([]string, 10_000)
+	for i := range blocks {
+		blocks[i] = fmt.Sprintf("10.%d.%d.0/24", i/256, i%256)
+	}
+	listed := mixertest.Params(&configpb.Params{Lists: []*configpb.ListCheck{{
+		Listed: configpb.ListCheck_ALLOWED, EntryType: configpb.ListCheck_IP_ADDRESSES, Entries: blocks,
+	}}})
+	few := mixertest.Params(&configpb.Params{Lists: []*configpb.ListCheck{{Listed: configpb.ListCheck_DENIED, Entries: []string{"curl"}}}})
+	closed := mixertest.Params(&configpb.Params{Policy: []string{"package p\nallow = false"}, CheckMethod: proto.String("data.p.allow")})
+	for _, c := range []struct {
+		name     string
+		template int
+		call     []byte
+		code     int32
+	}{
+		{"apikey/unknown", 1, mixertest.APIKey(keyed, &apikey.InstanceMsg{Api: "a", ApiKey: "abc"}), 7},
+		{"listentry/10000 CIDRs in the handler", 2, mixertest.ListEntry(listed, mixertest.Text("10.5.5.5")), 0},
+		{"listentry/one string", 2, mixertest.ListEntry(few, mixertest.Text("wget")), 0},
+		{"checknothing/rego", 3, mixertest.Nothing(closed), 7},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			door := newTestDoor(b, quiet{})
+			codec := NewCodec()
+			text := string(c.call)
+			if got := door.check(b.Context(), checkTemplates[c.template], text).Status.Code; got != c.code {
+				b.Fatalf("code is %d, not %d", got, c.code)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := codec.Marshal(door.check(b.Context(), checkTemplates[c.template], text)); err != nil {
 					b.Fatal(err)
 				}
 			}
