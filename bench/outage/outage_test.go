@@ -17,8 +17,12 @@ import (
 	"github.com/tollgate-mesh/tollgate/bench/servers"
 )
 
-// outageEnv says how long the Collector and the fake broker are away each time; 10s.
-const outageEnv = "TOLLGATE_OUTAGE"
+// outageEnv says how long the Collector and the fake broker are away each time; 10s. steadyEnv makes it one outage with so long a time
+// after it, in place of three outages; the thirds of that whole run are compared.
+const (
+	outageEnv = "TOLLGATE_OUTAGE"
+	steadyEnv = "TOLLGATE_STEADY"
+)
 
 const (
 	// cycles are outages with the time around them. Memory differs between an outage and the rest, so it is compared from cycle to cycle.
@@ -37,11 +41,9 @@ const (
 // time. Nothing that was acknowledged is lost, the accounts balance whenever somebody looks, memory does not grow, and the healthy sink
 // notices nothing.
 func TestOutage(t *testing.T) {
-	outage := 10 * time.Second
-	if text := os.Getenv(outageEnv); text != "" {
-		var err error
-		outage, err = time.ParseDuration(text)
-		require.NoError(t, err)
+	outage, steady, cycles := lasting(t, outageEnv, 10*time.Second), lasting(t, steadyEnv, 0), cycles
+	if steady > 0 {
+		cycles = 1
 	}
 	directory := t.TempDir()
 	file := filepath.Join(directory, "records.jsonl")
@@ -88,6 +90,7 @@ reports:
 			w.look(t, interval)
 		}
 	}
+	w.look(t, steady)
 	starts = append(starts, len(w.resident))
 	for _, load := range loads {
 		load.end()
@@ -117,13 +120,29 @@ reports:
 		course = append(course, fmt.Sprintf("%.0f", median(part)))
 	}
 	t.Logf("RSS in MiB, medians of parts of the run: %s; peak %.0f", strings.Join(course, " "), slices.Max(w.resident))
+	if steady > 0 {
+		third := starts[1] / 3
+		starts = []int{0, third, 2 * third, 3 * third}
+	}
 	second, last := w.resident[starts[1]:starts[2]], w.resident[starts[2]:starts[3]]
-	t.Logf("of the last cycle against the second: %s", compareMemory(second, last))
+	t.Logf("of the last third against the second: %s", compareMemory(second, last))
 	if outage < warm {
 		t.Logf("which says nothing: with outages shorter than %s the heap is still finding its size", warm)
 		return
 	}
 	assert.LessOrEqual(t, median(last), growth*median(second), "memory grows")
+}
+
+// lasting reads a duration from the environment.
+func lasting(t *testing.T, name string, otherwise time.Duration) time.Duration {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	d, err := time.ParseDuration(text)
+	require.NoError(t, err)
+	return d
 }
 
 // watch is what was seen of a Tollgate.
