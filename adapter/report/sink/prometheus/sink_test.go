@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math"
-	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
@@ -81,19 +80,6 @@ func TestExpositionInASharedRegistry(t *testing.T) {
 	families, err := registry.Gather()
 	require.NoError(t, err)
 	assert.Len(t, families, 5)
-}
-
-func TestPromtoolAccepts(t *testing.T) {
-	promtool, err := exec.LookPath("promtool")
-	if err != nil {
-		t.Skip("there is no promtool")
-	}
-	s, _ := newSink(t, Options{})
-	deliverIstio(t, s)
-	check := exec.CommandContext(t.Context(), promtool, "check", "metrics")
-	check.Stdin = strings.NewReader(page(t, s))
-	out, err := check.CombinedOutput()
-	require.NoError(t, err, string(out))
 }
 
 func TestCreatedTimestamps(t *testing.T) {
