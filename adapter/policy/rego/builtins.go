@@ -2,6 +2,7 @@ package rego
 
 import (
 	_ "embed"
+	"slices"
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -41,4 +42,28 @@ func volatileBuiltin(modules map[string]*ast.Module) string {
 		visitor.Walk(module)
 	}
 	return found
+}
+
+// unavailable built-ins, by name or by everything below a name: they send requests on a caller's behalf, wait on the network, or
+// show the process's environment. Those for JSON schemas follow a $ref to a file, whatever capabilities say, and their errors show
+// what it holds. The last three can end the process, by memory or by stack, with a single argument that a caller may choose.
+var unavailable = []string{"http.send", "net.lookup_ip_addr", "opa.runtime", "json.match_schema", "json.verify_schema", "bits.lsh", "graphql.", "rego.parse_module"}
+
+func isUnavailable(builtin string) bool {
+	return slices.ContainsFunc(unavailable, func(name string) bool {
+		return builtin == name || strings.HasSuffix(name, ".") && strings.HasPrefix(builtin, name)
+	})
+}
+
+func capabilities() *ast.Capabilities {
+	c := ast.CapabilitiesForThisVersion()
+	kept := c.Builtins[:0:0]
+	for _, b := range c.Builtins {
+		if !isUnavailable(b.Name) {
+			kept = append(kept, b)
+		}
+	}
+	c.Builtins = kept
+	c.AllowNet = []string{}
+	return c
 }

@@ -19,17 +19,17 @@ func (c *check) verdict(value any) policy.Verdict {
 	switch v := value.(type) {
 	case bool:
 		if v {
-			return policy.Verdict{Result: policy.Passed, Reason: ReasonAllow, Lifetime: c.lifetime}
+			return policy.Verdict{Result: policy.Passed, Reason: ReasonAllow, Lifetime: c.program.lifetime}
 		}
-		return policy.Verdict{Result: policy.Denied, Reason: ReasonDeny, Lifetime: c.lifetime}
+		return policy.Verdict{Result: policy.Denied, Reason: ReasonDeny, Lifetime: c.program.lifetime}
 	case map[string]any:
 		verdict, err := c.object(v)
 		if err != nil {
-			return policy.Failing(policy.Fail(config.EvaluationError, "%s: %v", c.name, err))
+			return policy.Failing(policy.Fail(config.EvaluationError, "%s: %v", c.program.name, err))
 		}
 		return verdict
 	default:
-		return policy.Failing(policy.Fail(config.EvaluationError, "%s yields %s; it must yield a bool or a result object", c.name, jsonType(value)))
+		return policy.Failing(policy.Fail(config.EvaluationError, "%s yields %s; it must yield a bool or a result object", c.program.name, jsonType(value)))
 	}
 }
 
@@ -43,7 +43,7 @@ func (c *check) object(members map[string]any) (policy.Verdict, error) {
 		status, _      = result.integer("http_status")
 		body, _        = result.text("body")
 		headers        = result.texts("headers")
-		lifetime       = result.lifetime("lifetime", c.lifetime)
+		lifetime       = result.lifetime("lifetime", c.program.lifetime)
 	)
 	result.rejectOthers()
 	if !decides && result.err == nil {
