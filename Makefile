@@ -14,6 +14,11 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 FUZZTIME ?= 30s
 BENCH ?= .
 BENCHTIME ?= 1s
+# How long, and how many checks and report calls a second. An hour or more writes docs/soak.*, less bin/soak/, unless SOAK_OUT says where.
+SOAK ?= 60m
+SOAK_CHECKS ?= 100
+SOAK_REPORTS ?= 20
+SOAK_OUT ?=
 IMAGE ?= tollgate:$(VERSION)
 CONTAINER_TOOL ?= $(firstword $(foreach tool,docker podman buildah,$(shell command -v $(tool))))
 # The breaking-change check of config.proto.
@@ -97,6 +102,11 @@ bench: ## Run the benchmarks; BENCH selects, BENCHTIME prolongs
 .PHONY: bench-collector
 bench-collector: build ## Measure reports against the real OpenTelemetry Collector, side by side
 	TOLLGATE_BIN=$(CURDIR)/bin/tollgate go -C bench test -count=1 -v -timeout=30m -run TestReports ./collector
+
+.PHONY: soak
+soak: build ## Run mixed load for SOAK and judge memory, goroutines, answers and records
+	TOLLGATE_BIN=$(CURDIR)/bin/tollgate TOLLGATE_SOAK=$(SOAK) TOLLGATE_SOAK_CHECKS=$(SOAK_CHECKS) TOLLGATE_SOAK_REPORTS=$(SOAK_REPORTS) TOLLGATE_SOAK_OUT=$(SOAK_OUT) \
+	  go -C bench test -count=1 -v -timeout=0 -run TestSoak ./soak
 
 ##@ Generated code
 

@@ -47,7 +47,7 @@ func TestOutage(t *testing.T) {
 	}
 	directory := t.TempDir()
 	file := filepath.Join(directory, "records.jsonl")
-	collector, broker := newCollector(t), newFakeBroker(t)
+	collector, broker := servers.KeepingCollector(t), newFakeBroker(t)
 	tollgate := servers.Tollgate(t, fmt.Sprintf(`
 reports:
   directory: %q
@@ -107,7 +107,7 @@ reports:
 	}
 	assert.InDelta(t, len(loads["dead"].acknowledged), w.last["dead"].Pending, 0, "nobody takes these")
 	t.Logf("duplicates: Collector %d, fake broker %d, file %d",
-		loads["collector"].compare(t, collector.read), loads["broker"].compare(t, broker.read), loads["healthy"].compare(t, lines(file)))
+		loads["collector"].compare(t, readCollector(collector)), loads["broker"].compare(t, broker.read), loads["healthy"].compare(t, lines(file)))
 
 	slices.Sort(w.oldest)
 	longest := w.oldest[len(w.oldest)-1]

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"testing"
 
+	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 )
@@ -27,18 +28,37 @@ func (a *Accounts) String() string {
 		a.Accepted, a.Recovered, a.Delivered, a.Filtered, a.DeadLettered, a.Dropped, a.Pending)
 }
 
-// Accounts returns the accounts of all sinks of a Tollgate, by their names.
-func (s *Server) Accounts(t *testing.T) (map[string]*Accounts, error) {
+// Metrics is what /metrics said at one moment.
+type Metrics map[string]*dto.MetricFamily
+
+// Metrics asks a Tollgate for its metrics.
+func (s *Server) Metrics(t *testing.T) (Metrics, error) {
 	t.Helper()
 	body, err := s.Get(t, "/metrics")
 	if err != nil {
 		return nil, err
 	}
 	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(bytes.NewReader(body))
-	if err != nil {
-		return nil, err
+	return parser.TextToMetricFamilies(bytes.NewReader(body))
+}
+
+// Sum returns the sum of a metric's values over all its labels, of counters and gauges; 0 where there is none.
+func (m Metrics) Sum(name string) (sum float64) {
+	for _, metric := range m[name].GetMetric() {
+		sum += metric.GetCounter().GetValue() + metric.GetGauge().GetValue()
 	}
+	return sum
+}
+
+// Accounts returns the accounts of all sinks of a Tollgate, by their names.
+func (s *Server) Accounts(t *testing.T) (map[string]*Accounts, error) {
+	t.Helper()
+	metrics, err := s.Metrics(t)
+	return metrics.Accounts(), err
+}
+
+// Accounts returns the accounts of all sinks, by their names.
+func (m Metrics) Accounts() map[string]*Accounts {
 	all := map[string]*Accounts{}
 	for metric, field := range map[string]func(*Accounts) *float64{
 		"accepted_total":      func(a *Accounts) *float64 { return &a.Accepted },
@@ -50,7 +70,7 @@ func (s *Server) Accounts(t *testing.T) (map[string]*Accounts, error) {
 		"pending":             func(a *Accounts) *float64 { return &a.Pending },
 		"oldest_seconds":      func(a *Accounts) *float64 { return &a.Oldest },
 	} {
-		for _, m := range families["tollgate_report_"+metric].GetMetric() {
+		for _, m := range m["tollgate_report_"+metric].GetMetric() {
 			for _, label := range m.GetLabel() {
 				if label.GetName() != "sink" {
 					continue
@@ -62,5 +82,5 @@ func (s *Server) Accounts(t *testing.T) (map[string]*Accounts, error) {
 			}
 		}
 	}
-	return all, nil
+	return all
 }
