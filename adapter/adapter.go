@@ -435,7 +435,10 @@ const (
 func keySetSources(sets map[string]settings.KeySet) map[string]keyset.Source {
 	sources := make(map[string]keyset.Source, len(sets))
 	for name, set := range sets {
-		sources[name] = keyset.Source(set.WithDefaults())
+		set = set.WithDefaults()
+		sources[name] = keyset.Source{Symmetric: set.Symmetric, From: follow.Source{
+			File: set.File, URL: set.URL, CA: set.CA, Refresh: set.Refresh, MinRefresh: set.MinRefresh, MaxStale: set.MaxStale, Timeout: set.Timeout,
+		}}
 	}
 	return sources
 }

@@ -18,6 +18,8 @@ import (
 
 // Bounds of a key set.
 const (
+	// MaxKeySetBytes is far more than MaxKeys need.
+	MaxKeySetBytes = 1 << 20
 	// MaxKeys is how many keys a set may have.
 	MaxKeys = 100
 	// MinRSABits and MaxRSABits bound RSA keys: smaller ones are weak, larger ones take too long.
@@ -26,6 +28,9 @@ const (
 	// minRSAExponent is the smallest that hides anything. The library has bounds of its own, which OPA takes away for the whole process.
 	minRSAExponent = 3
 )
+
+// KeySetTypes are the media types of key sets.
+const KeySetTypes = "application/jwk-set+json, application/json"
 
 // Keys is one revision of a key set. It is immutable.
 type Keys struct {
