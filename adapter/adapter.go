@@ -78,7 +78,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 	observer.CountSecrets(secrets.Unavailable)
 	keySets := keyset.Open(ctx, keySetSources(s.KeySets), logger)
 	observer.CountKeySets(keySets.Stats)
-	access, err := transport.New(s, secrets, observer, logger)
+	access, err := transport.New(ctx, s, secrets, observer, logger)
 	if err != nil {
 		return nil, err
 	}

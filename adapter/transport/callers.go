@@ -47,7 +47,7 @@ type credential struct {
 }
 
 // newCallers returns nil where everybody may call.
-func newCallers(s settings.Settings, observer Observer, logger *slog.Logger) (*callers, error) {
+func newCallers(ctx context.Context, s settings.Settings, observer Observer, logger *slog.Logger) (*callers, error) {
 	c := &callers{certificates: s.TLS.ClientCA != "", observer: observer}
 	for _, name := range slices.Sorted(maps.Keys(s.Callers)) {
 		caller := s.Callers[name].WithDefaults()
@@ -59,7 +59,7 @@ func newCallers(s settings.Settings, observer Observer, logger *slog.Logger) (*c
 			one.scheme = "bearer"
 		case caller.JWT != nil:
 			one.scheme = "bearer"
-			keys, err := newKeySource("callers."+name+".jwt", caller.JWT, logger)
+			keys, err := newIssuerKeys(ctx, "callers."+name+".jwt", caller.JWT, logger)
 			if err != nil {
 				return nil, err
 			}
