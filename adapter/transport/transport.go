@@ -95,7 +95,7 @@ func (t *Transport) issuerKeys() (all []*issuerKeys) {
 	if t.callers == nil {
 		return nil
 	}
-	for _, c := range t.callers.credentials {
+	for _, c := range t.callers.proofs {
 		if c.verifier != nil {
 			all = append(all, c.verifier.keys)
 		}
