@@ -118,7 +118,7 @@ func TestDocuments(t *testing.T) {
 		write(t, path, []byte(c.document))
 		set, _ := open(t, map[string]keyset.Source{"a": fromFile(path)}).Set("a")
 		_, err := set.Keys()
-		assert.EqualError(t, err, "it could not be loaded: "+c.problem, name)
+		require.EqualError(t, err, "it could not be loaded: "+c.problem, name)
 		require.NotErrorIs(t, err, jwt.ErrNotLoaded, "it was tried")
 	}
 }

@@ -172,11 +172,11 @@ func (h header) GetRequestMetadata(context.Context, ...string) (map[string]strin
 func (header) RequireTransportSecurity() bool { return false }
 
 // put replaces a file as a whole.
-func put(t testing.TB, path string, content []byte) {
-	t.Helper()
+func put(tb testing.TB, path string, content []byte) {
+	tb.Helper()
 	temporary := path + ".new"
-	require.NoError(t, os.WriteFile(temporary, content, 0o600))
-	require.NoError(t, os.Rename(temporary, path))
+	require.NoError(tb, os.WriteFile(temporary, content, 0o600))
+	require.NoError(tb, os.Rename(temporary, path))
 }
 
 // pki is an authority with a directory.

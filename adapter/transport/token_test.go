@@ -40,8 +40,8 @@ type signer struct {
 	private   crypto.Signer
 }
 
-func newSigner(t testing.TB, id string, algorithm jwa.SignatureAlgorithm) signer {
-	t.Helper()
+func newSigner(tb testing.TB, id string, algorithm jwa.SignatureAlgorithm) signer {
+	tb.Helper()
 	var private crypto.Signer
 	var err error
 	switch algorithm {
@@ -52,24 +52,24 @@ func newSigner(t testing.TB, id string, algorithm jwa.SignatureAlgorithm) signer
 	default:
 		private, err = rsa.GenerateKey(rand.Reader, 2048)
 	}
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	return signer{id, algorithm, private}
 }
 
 // jwks is what an issuer publishes.
-func jwks(t testing.TB, signers ...signer) []byte {
-	t.Helper()
+func jwks(tb testing.TB, signers ...signer) []byte {
+	tb.Helper()
 	set := jwk.NewSet()
 	for _, s := range signers {
 		key, err := jwk.Import(s.private.Public())
-		require.NoError(t, err)
+		require.NoError(tb, err)
 		if s.id != "" {
-			require.NoError(t, key.Set(jwk.KeyIDKey, s.id))
+			require.NoError(tb, key.Set(jwk.KeyIDKey, s.id))
 		}
-		require.NoError(t, set.AddKey(key))
+		require.NoError(tb, set.AddKey(key))
 	}
 	encoded, err := json.Marshal(set)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	return encoded
 }
 
@@ -356,10 +356,10 @@ func FuzzVerify(f *testing.F) {
 }
 
 // verifierOf believes what the keys of a file signed.
-func verifierOf(t testing.TB, file string) *verifier {
-	t.Helper()
+func verifierOf(tb testing.TB, file string) *verifier {
+	tb.Helper()
 	caller := jwtCaller(func(j *settings.JWT) { j.KeysFile = file })["idp"].WithDefaults()
-	keys, err := newIssuerKeys(t.Context(), "callers.idp.jwt", caller.JWT, slog.New(slog.DiscardHandler))
-	require.NoError(t, err)
+	keys, err := newIssuerKeys(tb.Context(), "callers.idp.jwt", caller.JWT, slog.New(slog.DiscardHandler))
+	require.NoError(tb, err)
 	return newVerifier(caller.JWT, keys)
 }
