@@ -33,6 +33,7 @@ import (
 	"github.com/tollgate-mesh/tollgate/adapter/observe"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/apikey"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/credential"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/header"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/jwt"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/list"
@@ -70,15 +71,15 @@ type Adapter struct {
 
 // New assembles the service and opens its listeners. The settings must be valid. Run closes what New opened.
 func New(ctx context.Context, s settings.Settings, version string, logger *slog.Logger) (*Adapter, error) {
-	secrets, err := secret.Open(secret.Sources{Directory: s.Secrets.Directory, Files: s.Secrets.Files}, logger)
+	store, err := secret.Open(secret.Sources{Directory: s.Secrets.Directory, Files: s.Secrets.Files}, logger)
 	if err != nil {
 		return nil, err
 	}
 	observer := observe.New(logger, version)
-	observer.CountSecrets(secrets.Unavailable)
+	observer.CountSecrets(store.Unavailable)
 	keySets := keyset.Open(ctx, keySetSources(s.KeySets), logger)
 	observer.CountKeySets(keySets.Stats)
-	access, err := transport.New(s, secrets, observer, logger)
+	access, err := transport.New(ctx, s, store, observer, logger)
 	if err != nil {
 		return nil, err
 	}
@@ -96,10 +97,10 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 	observer.CountDecisionLog(decisions)
 	compiler := &policy.Compiler{
 		Kinds: []policy.Kind{
-			header.Kind{Secrets: headerSecrets{secrets}},
+			header.Kind{Secrets: secrets{store}},
 			// Before the policies, which see the claims.
 			jwt.Kind{KeySets: jwtKeySets{keySets}, Cache: jwt.NewCache(tokenCacheEntries, tokenCacheBytes)},
-			apikey.Kind{Secrets: keySecrets{secrets}},
+			apikey.Kind{Secrets: secrets{store}},
 			list.Kind{Sources: named},
 			rego.Kind{},
 		},
@@ -124,7 +125,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 	a := &Adapter{
 		settings:   s,
 		logger:     logger,
-		secrets:    secrets,
+		secrets:    store,
 		keySets:    keySets,
 		server:     access.NewServer(mixer.NewCodec()),
 		transport:  access,
@@ -415,15 +416,15 @@ func (r resolvers) FindDescriptorByName(name protoreflect.FullName) (protoreflec
 	return nil, protoregistry.NotFound
 }
 
-// headerSecrets lets header checks see the store without knowing it.
-type headerSecrets struct{ store *secret.Store }
+// secrets lets checks see the store without knowing it.
+type secrets struct{ store *secret.Store }
 
-func (h headerSecrets) Secret(name string) (header.Secret, bool) {
-	s, ok := h.store.Secret(name)
+func (s secrets) Secret(name string) (credential.Secret, bool) {
+	found, ok := s.store.Secret(name)
 	if !ok {
 		return nil, false
 	}
-	return s, true
+	return found, true
 }
 
 // Bounds of the cache of verified tokens. Decoded claims take some ten times the bytes of their text.
@@ -435,7 +436,10 @@ const (
 func keySetSources(sets map[string]settings.KeySet) map[string]keyset.Source {
 	sources := make(map[string]keyset.Source, len(sets))
 	for name, set := range sets {
-		sources[name] = keyset.Source(set.WithDefaults())
+		set = set.WithDefaults()
+		sources[name] = keyset.Source{Symmetric: set.Symmetric, From: follow.Source{
+			File: set.File, URL: set.URL, CA: set.CA, Refresh: set.Refresh, MinRefresh: set.MinRefresh, MaxStale: set.MaxStale, Timeout: set.Timeout,
+		}}
 	}
 	return sources
 }
@@ -445,17 +449,6 @@ type jwtKeySets struct{ store *keyset.Store }
 
 func (j jwtKeySets) KeySet(name string) (jwt.KeySet, bool) {
 	s, ok := j.store.Set(name)
-	if !ok {
-		return nil, false
-	}
-	return s, true
-}
-
-// keySecrets does the same for API key checks.
-type keySecrets struct{ store *secret.Store }
-
-func (k keySecrets) Secret(name string) (apikey.Secret, bool) {
-	s, ok := k.store.Secret(name)
 	if !ok {
 		return nil, false
 	}

@@ -13,11 +13,12 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// Source says where a document comes from and how it is followed. All durations are positive.
+// Source says where a document comes from and how it is followed.
 type Source struct {
 	// File has the document, or else URL.
 	File string
@@ -25,13 +26,17 @@ type Source struct {
 	URL string
 	// CA is a file of certificates in PEM that the URL's server is verified with; empty for those of the system.
 	CA string
+	// Accept is the media types that the URL is asked for; empty for any.
+	Accept string
 	// MaxBytes is how large the document may be.
 	MaxBytes int64
 	// Refresh is how long a document counts as fresh.
 	Refresh time.Duration
-	// MaxStale is how long a document counts that could not be refreshed.
+	// MinRefresh is the shortest time between two attempts to read it, however often it is wanted; zero for no bound.
+	MinRefresh time.Duration
+	// MaxStale is how long a document counts that could not be refreshed; zero for ever.
 	MaxStale time.Duration
-	// Timeout bounds an attempt to read it.
+	// Timeout bounds an attempt.
 	Timeout time.Duration
 }
 
@@ -41,11 +46,17 @@ var ErrNotLoaded = errors.New("it is not loaded yet")
 // Document is a document that is followed.
 type Document[T any] struct {
 	source Source
+	fetch  func(ctx context.Context) ([]byte, error)
 	parse  func(document []byte) (T, error)
 	logger *slog.Logger
 	state  atomic.Pointer[state[T]]
+	wanted chan struct{}
 
 	read, failed atomic.Uint64
+
+	mu sync.Mutex // guards what is below
+	// ended is closed at the end of the attempt that is under way, or else of the next.
+	ended chan struct{}
 }
 
 // state is what is known of a document. It is immutable.
@@ -63,7 +74,10 @@ type state[T any] struct {
 
 // New returns a document that is not read yet.
 func New[T any](source Source, parse func(document []byte) (T, error), logger *slog.Logger) *Document[T] {
-	d := &Document[T]{source: source, parse: parse, logger: logger}
+	d := &Document[T]{
+		source: source, fetch: source.fetch, parse: parse, logger: logger,
+		wanted: make(chan struct{}, 1), ended: make(chan struct{}),
+	}
 	d.state.Store(&state[T]{})
 	return d
 }
@@ -76,22 +90,13 @@ func (d *Document[T]) Current() (value T, err error) {
 		return value, ErrNotLoaded
 	case !now.good:
 		return value, fmt.Errorf("it could not be loaded: %w", now.err)
-	case time.Since(now.at) <= d.source.MaxStale:
+	case d.source.MaxStale == 0 || time.Since(now.at) <= d.source.MaxStale:
 		return now.value, nil
 	case now.err == nil:
 		return value, fmt.Errorf("it was not refreshed for %s", d.source.MaxStale)
 	default:
 		return value, fmt.Errorf("it could not be refreshed for %s: %w", d.source.MaxStale, now.err)
 	}
-}
-
-// Stats are figures of one document.
-type Stats struct {
-	// Loaded is whether there ever was a good one; Age is how long ago it was last read.
-	Loaded bool
-	Age    time.Duration
-	// Read and Failed count the attempts that did and did not give a good document.
-	Read, Failed uint64
 }
 
 // Last returns what the last good document says, whether it still counts or not, with figures.
@@ -104,12 +109,27 @@ func (d *Document[T]) Last() (value T, stats Stats) {
 	return now.value, stats
 }
 
+// Want asks Run for an attempt as soon as one may be made. It returns at once.
+func (d *Document[T]) Want() {
+	select {
+	case d.wanted <- struct{}{}:
+	default: // it is wanted already
+	}
+}
+
+// Next returns a channel that is closed at the end of the attempt that is under way, or else of the next.
+func (d *Document[T]) Next() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.ended
+}
+
 const (
 	// recheck finds changes of files on file systems that report none.
 	recheck = 30 * time.Second
 	// settle lets a burst of events end before a file is read.
 	settle = 50 * time.Millisecond
-	// retry is the pause after a first failure. It doubles with each, up to Refresh.
+	// retry is the shortest pause after a first failure. It doubles with each, up to Refresh.
 	retry = time.Second
 )
 
@@ -121,25 +141,43 @@ func (d *Document[T]) Run(ctx context.Context) {
 		changed, stop = watch(ctx, d.source.File, d.logger)
 		defer stop()
 	}
+	d.follow(ctx, changed)
+}
+
+func (d *Document[T]) follow(ctx context.Context, changed <-chan struct{}) {
+	var last time.Time
 	failures := 0
 	// At once: a file may have changed between the first look and the watch.
-	due := time.NewTimer(0)
-	defer due.Stop()
+	due := time.Now()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-changed:
-			due.Reset(settle)
-		case <-due.C:
+			// A burst of events, such as a ConfigMap's swap, is to end first; one without an end is not waited for.
+			due = earlier(due, time.Now().Add(settle))
+		case <-d.wanted:
+			due = earlier(due, last.Add(d.source.MinRefresh))
+		case <-timer.C:
+			last = time.Now()
 			if d.Read(ctx) {
 				failures = 0
 			} else {
 				failures++
 			}
-			due.Reset(d.pause(failures))
+			due = last.Add(d.pause(failures))
 		}
+		timer.Reset(time.Until(due))
 	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // pause is how long to wait after an attempt. It varies, so that replicas do not ask all at once.
@@ -150,7 +188,7 @@ func (d *Document[T]) pause(failures int) time.Duration {
 	}
 	if failures > 0 {
 		const doublings = 16
-		pause = min(pause, retry<<min(failures-1, doublings))
+		pause = min(pause, max(retry, d.source.MinRefresh)<<min(failures-1, doublings))
 	}
 	const share = 10
 	return pause - rand.N(pause/share+1) //nolint:gosec // it spreads load
@@ -158,6 +196,7 @@ func (d *Document[T]) pause(failures int) time.Duration {
 
 // Read reads the document once and reports whether it is good. One that is not leaves what counts as it is.
 func (d *Document[T]) Read(ctx context.Context) bool {
+	defer d.end()
 	before := d.state.Load()
 	now, err := d.attempt(ctx, before)
 	if err != nil {
@@ -179,6 +218,14 @@ func (d *Document[T]) Read(ctx context.Context) bool {
 	return true
 }
 
+// end lets those go on who wait for the attempt.
+func (d *Document[T]) end() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	close(d.ended)
+	d.ended = make(chan struct{})
+}
+
 func (d *Document[T]) attempt(ctx context.Context, before *state[T]) (now state[T], err error) {
 	defer func() {
 		if r := recover(); r != nil { // the document is somebody else's
@@ -187,11 +234,12 @@ func (d *Document[T]) attempt(ctx context.Context, before *state[T]) (now state[
 	}()
 	ctx, cancel := context.WithTimeout(ctx, d.source.Timeout)
 	defer cancel()
-	document, err := d.source.fetch(ctx)
+	begun := time.Now() // what is read may be as old
+	document, err := d.fetch(ctx)
 	if err != nil {
 		return now, err
 	}
-	now = state[T]{value: before.value, good: true, digest: sha256.Sum256(document), at: time.Now()}
+	now = state[T]{value: before.value, good: true, digest: sha256.Sum256(document), at: begun}
 	if !before.good || now.digest != before.digest {
 		now.value, err = d.parse(document)
 	}

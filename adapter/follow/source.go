@@ -21,7 +21,7 @@ func (s Source) fetch(ctx context.Context) (document []byte, err error) {
 	if s.File != "" {
 		document, err = readFile(s.File, s.MaxBytes)
 	} else {
-		document, err = get(ctx, s.URL, s.CA, s.MaxBytes)
+		document, err = s.get(ctx)
 	}
 	if err == nil && int64(len(document)) > s.MaxBytes {
 		err = fmt.Errorf("it has more than %d bytes", s.MaxBytes)
@@ -45,19 +45,28 @@ func readFile(path string, most int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(file, most+1))
 }
 
+// Authorities reads the certificates of a file in PEM.
+func Authorities(file string) (*x509.CertPool, error) {
+	certificates, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(certificates) {
+		return nil, fmt.Errorf("%s has no certificate in PEM", file)
+	}
+	return pool, nil
+}
+
 // get returns at most one byte more than it may. Its errors show nothing of the address, which may have a credential, but what kind
 // of trouble there was. Connections are not kept: minutes pass between two requests.
-func get(ctx context.Context, address, ca string, most int64) ([]byte, error) {
+func (s Source) get(ctx context.Context) ([]byte, error) {
 	trust := &tls.Config{MinVersion: tls.VersionTLS12}
-	if ca != "" {
+	if s.CA != "" {
 		// Read each time, so that it can be replaced.
-		certificates, err := os.ReadFile(ca)
-		if err != nil {
+		var err error
+		if trust.RootCAs, err = Authorities(s.CA); err != nil {
 			return nil, fmt.Errorf("ca: %w", err)
-		}
-		trust.RootCAs = x509.NewCertPool()
-		if !trust.RootCAs.AppendCertsFromPEM(certificates) {
-			return nil, fmt.Errorf("ca: %s has no certificate in PEM", ca)
 		}
 	}
 	const maxHeaderBytes = 64 << 10
@@ -70,9 +79,12 @@ func get(ctx context.Context, address, ca string, most int64) ([]byte, error) {
 			return errors.New("it answers with a redirect; write the address that it leads to")
 		},
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL, http.NoBody)
 	if err != nil {
 		return nil, withoutAddress(err)
+	}
+	if s.Accept != "" {
+		request.Header.Set("Accept", s.Accept)
 	}
 	response, err := client.Do(request)
 	if err != nil {
@@ -82,7 +94,7 @@ func get(ctx context.Context, address, ca string, most int64) ([]byte, error) {
 	if response.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("it answers with HTTP status %d", response.StatusCode)
 	}
-	return io.ReadAll(io.LimitReader(response.Body, most+1))
+	return io.ReadAll(io.LimitReader(response.Body, s.MaxBytes+1))
 }
 
 func withoutAddress(err error) error {

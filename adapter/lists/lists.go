@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/tollgate-mesh/tollgate/adapter/follow"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/list"
 	"github.com/tollgate-mesh/tollgate/config"
@@ -24,7 +22,8 @@ type Source struct {
 
 // Store is all lists of a process.
 type Store struct {
-	lists map[string]*named
+	lists     map[string]*named
+	documents follow.Documents[*list.List]
 }
 
 type named struct {
@@ -46,7 +45,7 @@ func (n *named) Current() (*list.List, error) {
 
 // Open reads the lists that are in files. Those at URLs are not loaded until Run.
 func Open(ctx context.Context, sources map[string]Source, logger *slog.Logger) *Store {
-	s := &Store{lists: make(map[string]*named, len(sources))}
+	s := &Store{lists: make(map[string]*named, len(sources)), documents: make(follow.Documents[*list.List], len(sources))}
 	for name, source := range sources {
 		parse := func(document []byte) (*list.List, error) {
 			parsed, err := list.Parse(document, source.Type)
@@ -56,12 +55,10 @@ func Open(ctx context.Context, sources map[string]Source, logger *slog.Logger) *
 			return parsed, nil
 		}
 		source.From.MaxBytes = list.MaxBytes
-		n := &named{source.Type, follow.New(source.From, parse, logger.With("list", name))}
-		if source.From.File != "" {
-			n.document.Read(ctx)
-		}
-		s.lists[name] = n
+		s.documents[name] = follow.New(source.From, parse, logger.With("list", name))
+		s.lists[name] = &named{source.Type, s.documents[name]}
 	}
+	s.documents.ReadFiles(ctx)
 	return s
 }
 
@@ -75,31 +72,7 @@ func (s *Store) Source(name string) (list.Source, bool) {
 }
 
 // Run keeps the lists fresh until ctx is done.
-func (s *Store) Run(ctx context.Context) error {
-	var group errgroup.Group
-	for _, n := range s.lists {
-		group.Go(func() error { n.document.Run(ctx); return nil })
-	}
-	return group.Wait()
-}
+func (s *Store) Run(ctx context.Context) error { return s.documents.Run(ctx) }
 
-// Stats are figures of one list.
-type Stats struct {
-	follow.Stats
-	// Entries is how many there are, whether they still count or not.
-	Entries int
-}
-
-// Stats returns figures of every list by its name.
-func (s *Store) Stats() map[string]Stats {
-	all := make(map[string]Stats, len(s.lists))
-	for name, n := range s.lists {
-		last, stats := n.document.Last()
-		entries := 0
-		if stats.Loaded {
-			entries = last.Len()
-		}
-		all[name] = Stats{Stats: stats, Entries: entries}
-	}
-	return all
-}
+// Stats returns figures of every list by its name. A list's size is the number of its entries.
+func (s *Store) Stats() map[string]follow.Stats { return s.documents.Stats((*list.List).Len) }

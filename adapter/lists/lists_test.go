@@ -84,9 +84,9 @@ func TestStore(t *testing.T) {
 	assert.False(t, ok)
 	stats := store.Stats()
 	assert.Len(t, stats, 3)
-	assert.Equal(t, lists.Stats{}, stats["blocked"])
-	assert.Equal(t, lists.Stats{Stats: follow.Stats{Failed: 1}}, stats["missing"])
-	assert.Equal(t, 2, stats["offices"].Entries)
+	assert.Equal(t, follow.Stats{}, stats["blocked"])
+	assert.Equal(t, follow.Stats{Failed: 1}, stats["missing"])
+	assert.Equal(t, 2, stats["offices"].Size)
 	assert.True(t, stats["offices"].Loaded)
 
 	run(t, store)

@@ -19,6 +19,7 @@ import (
 	"github.com/tollgate-mesh/tollgate/adapter/mixer/mixertest"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/apikey"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/credential"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/header"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/list"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/rego"
@@ -31,11 +32,7 @@ func pointer[T any](v T) *T { return &v }
 
 type noSecrets struct{}
 
-func (noSecrets) Secret(string) (header.Secret, bool) { return nil, false }
-
-type noKeys struct{}
-
-func (noKeys) Secret(string) (apikey.Secret, bool) { return nil, false }
+func (noSecrets) Secret(string) (credential.Secret, bool) { return nil, false }
 
 type noLists struct{}
 
@@ -44,7 +41,7 @@ func (noLists) Source(string) (list.Source, bool) { return nil, false }
 func testCompiler() *policy.Compiler {
 	return &policy.Compiler{
 		Kinds: []policy.Kind{
-			header.Kind{Secrets: noSecrets{}}, apikey.Kind{Secrets: noKeys{}}, list.Kind{Sources: noLists{}}, rego.Kind{},
+			header.Kind{Secrets: noSecrets{}}, apikey.Kind{Secrets: noSecrets{}}, list.Kind{Sources: noLists{}}, rego.Kind{},
 		},
 		Timeout: 10 * time.Second,
 		Gate:    policy.NewGate(16, 10*time.Millisecond),

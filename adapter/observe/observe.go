@@ -14,7 +14,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/time/rate"
 
-	"github.com/tollgate-mesh/tollgate/adapter/keyset"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/config"
 )
@@ -105,11 +104,6 @@ func (o *Observer) CountSecrets(unavailable func() []string) {
 		Name: "tollgate_secrets_unavailable",
 		Help: "Named secrets that have no valid value now; the log names them.",
 	}, func() float64 { return float64(len(unavailable())) }))
-}
-
-// CountKeySets makes figures of key sets metrics.
-func (o *Observer) CountKeySets(stats func() map[string]keyset.Stats) {
-	o.registry.MustRegister(&keySetCollector{stats})
 }
 
 // Registry returns the metrics, for the admin listener and for further collectors.

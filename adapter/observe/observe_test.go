@@ -23,8 +23,6 @@ import (
 
 	"github.com/tollgate-mesh/tollgate/adapter/decisionlog"
 	"github.com/tollgate-mesh/tollgate/adapter/follow"
-	"github.com/tollgate-mesh/tollgate/adapter/keyset"
-	"github.com/tollgate-mesh/tollgate/adapter/lists"
 	"github.com/tollgate-mesh/tollgate/adapter/observe"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/adapter/report"
@@ -274,8 +272,8 @@ func TestMetricsAreDocumented(t *testing.T) {
 	o.CountReports(pipeline)
 	o.CountDecisionLog(decisionlog.New(pipeline, decisionlog.Options{}))
 	o.CountSecrets(func() []string { return nil })
-	o.CountKeySets(func() map[string]keyset.Stats { return nil })
-	o.CountLists(func() map[string]lists.Stats { return nil })
+	o.CountKeySets(func() map[string]follow.Stats { return nil })
+	o.CountLists(func() map[string]follow.Stats { return nil })
 	o.CountSinks(map[string]report.Sink{"s": &counting{}})
 	o.CountTransport(access{})
 	descriptions := make(chan *prometheus.Desc)
@@ -373,10 +371,10 @@ func TestAccountsAreMetrics(t *testing.T) {
 func TestListsAreCounted(t *testing.T) {
 	t.Parallel()
 	o, _ := newObserver(t, "error")
-	o.CountLists(func() map[string]lists.Stats {
-		return map[string]lists.Stats{
-			"offices": {Entries: 3, Stats: follow.Stats{Loaded: true, Age: 7 * time.Second, Read: 4, Failed: 5}},
-			"blocked": {Stats: follow.Stats{Failed: 1}},
+	o.CountLists(func() map[string]follow.Stats {
+		return map[string]follow.Stats{
+			"offices": {Size: 3, Loaded: true, Age: 7 * time.Second, Read: 4, Failed: 5},
+			"blocked": {Failed: 1},
 		}
 	})
 	assert.Equal(t, map[string]int{"list=offices": 3, "list=blocked": 0}, samples(t, o, "tollgate_list_entries"))
@@ -457,8 +455,8 @@ func TestManyAtOnce(t *testing.T) {
 func TestKeySetsAreCounted(t *testing.T) {
 	t.Parallel()
 	o, _ := newObserver(t, "error")
-	o.CountKeySets(func() map[string]keyset.Stats {
-		return map[string]keyset.Stats{"idp": {Keys: 3, Age: 7 * time.Second, Loaded: true, Refreshed: 5, Failed: 2}, "new": {Failed: 1}}
+	o.CountKeySets(func() map[string]follow.Stats {
+		return map[string]follow.Stats{"idp": {Size: 3, Age: 7 * time.Second, Loaded: true, Read: 5, Failed: 2}, "new": {Failed: 1}}
 	})
 	assert.Equal(t, map[string]int{"set=idp": 3, "set=new": 0}, samples(t, o, "tollgate_key_set_keys"))
 	assert.Equal(t, map[string]int{"set=idp": 7}, samples(t, o, "tollgate_key_set_age_seconds"), "nothing is known of one that was never read")

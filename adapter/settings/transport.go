@@ -3,9 +3,6 @@ package settings
 import (
 	"errors"
 	"fmt"
-	"maps"
-	"net"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -175,21 +172,13 @@ func (t TLS) validate() []error {
 }
 
 func (s Settings) validateCallers() []error {
-	var problems []error
-	for _, name := range slices.Sorted(maps.Keys(s.Callers)) {
-		if !simpleName.MatchString(name) {
-			problems = append(problems, fmt.Errorf("callers has %q; name a caller with at most 63 of a-z, 0-9, '_' and '-', a letter or digit at both ends", name))
+	return validateNamed("callers", "caller", s.Callers, func(c Caller) []error {
+		problems := c.WithDefaults().validate()
+		if secret := c.Secret(); secret != "" && s.Secrets.Directory == "" && s.Secrets.Files[secret] == "" {
+			problems = append(problems, fmt.Errorf("secret is %q, which secrets.files does not have; add it, or set secrets.directory", secret))
 		}
-		caller := s.Callers[name].WithDefaults()
-		found := caller.validate()
-		if secret := caller.Secret(); secret != "" && s.Secrets.Directory == "" && s.Secrets.Files[secret] == "" {
-			found = append(found, fmt.Errorf("secret is %q, which secrets.files does not have; add it, or set secrets.directory", secret))
-		}
-		for _, problem := range found {
-			problems = append(problems, fmt.Errorf("callers.%s.%w", name, problem))
-		}
-	}
-	return problems
+		return problems
+	})
 }
 
 func (c Caller) validate() []error {
@@ -242,8 +231,12 @@ func (j *JWT) validate() []error {
 	}
 	add(j.Issuer == "", "jwt.issuer is missing; name who makes the tokens")
 	add(len(j.Audiences) == 0 || slices.Contains(j.Audiences, ""), "jwt.audiences is %q; name what tokens for Tollgate are made for, or tokens for others would do", j.Audiences)
-	add((j.KeysFile == "") == (j.KeysURL == ""), "jwt.keys_file is %q and jwt.keys_url %q; set one of them", j.KeysFile, j.KeysURL)
-	add(j.KeysURL != "" && !safeURL(j.KeysURL), "jwt.keys_url is %q; use https://, or http:// on this machine, or anybody on the way could put keys in", j.KeysURL)
+	add((j.KeysFile == "") == (j.KeysURL == ""), "jwt.keys_file and jwt.keys_url are both set, or neither is; set one of them")
+	if j.KeysURL != "" {
+		if err := checkURL(j.KeysURL, "keys", "https://idp.example.com/keys"); err != nil {
+			problems = append(problems, fmt.Errorf("jwt.keys_%w", err))
+		}
+	}
 	add(j.KeysCA != "" && j.KeysURL == "", "jwt.keys_ca stands without jwt.keys_url; remove it")
 	for _, algorithm := range j.Algorithms {
 		add(!slices.Contains(algorithms, algorithm), "jwt.algorithms has %q; use some of %s", algorithm, strings.Join(algorithms, ", "))
@@ -252,13 +245,4 @@ func (j *JWT) validate() []error {
 		{"jwt.keys_refresh", int64(j.KeysRefresh), int64(10 * time.Second), int64(24 * time.Hour), true},
 		{"jwt.leeway", int64(j.Leeway), int64(time.Second), int64(5 * time.Minute), true},
 	})...)
-}
-
-func safeURL(text string) bool {
-	u, err := url.Parse(text)
-	if err != nil || u.Host == "" || u.User != nil {
-		return false
-	}
-	ip := net.ParseIP(u.Hostname())
-	return u.Scheme == "https" || u.Scheme == "http" && (u.Hostname() == "localhost" || ip != nil && ip.IsLoopback())
 }

@@ -2,8 +2,6 @@ package transport
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -16,6 +14,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/tollgate-mesh/tollgate/adapter/policy/credential"
 	"github.com/tollgate-mesh/tollgate/adapter/secret"
 	"github.com/tollgate-mesh/tollgate/adapter/settings"
 )
@@ -32,12 +31,12 @@ func Caller(ctx context.Context) string {
 // callers tells who may call.
 type callers struct {
 	certificates bool
-	credentials  []credential
+	proofs       []proof
 	observer     Observer
 }
 
-// credential is what one caller presents.
-type credential struct {
+// proof is what one caller presents.
+type proof struct {
 	caller string
 	// header holds the value, after the scheme.
 	header, scheme string
@@ -47,11 +46,11 @@ type credential struct {
 }
 
 // newCallers returns nil where everybody may call.
-func newCallers(s settings.Settings, observer Observer, logger *slog.Logger) (*callers, error) {
+func newCallers(ctx context.Context, s settings.Settings, observer Observer, logger *slog.Logger) (*callers, error) {
 	c := &callers{certificates: s.TLS.ClientCA != "", observer: observer}
 	for _, name := range slices.Sorted(maps.Keys(s.Callers)) {
 		caller := s.Callers[name].WithDefaults()
-		one := credential{caller: name, header: "authorization", secret: caller.Secret()}
+		one := proof{caller: name, header: "authorization", secret: caller.Secret()}
 		switch {
 		case caller.Header != nil:
 			one.header = caller.Header.Name
@@ -59,15 +58,15 @@ func newCallers(s settings.Settings, observer Observer, logger *slog.Logger) (*c
 			one.scheme = "bearer"
 		case caller.JWT != nil:
 			one.scheme = "bearer"
-			keys, err := newKeySource("callers."+name+".jwt", caller.JWT, logger)
+			keys, err := newIssuerKeys(ctx, "callers."+name+".jwt", caller.JWT, logger)
 			if err != nil {
 				return nil, err
 			}
 			one.verifier = newVerifier(caller.JWT, keys)
 		}
-		c.credentials = append(c.credentials, one)
+		c.proofs = append(c.proofs, one)
 	}
-	if !c.certificates && len(c.credentials) == 0 {
+	if !c.certificates && len(c.proofs) == 0 {
 		return nil, nil //nolint:nilnil // it is what the comment says
 	}
 	return c, nil
@@ -138,8 +137,8 @@ func (a authenticator) identify(ctx context.Context, from *peer.Peer) (caller st
 		refusal = &Refusal{Reason: CertificateName, Detail: "tls.client_names has none of the names in the certificate: " + certificate.names}
 	}
 	headers, _ := metadata.FromIncomingContext(ctx)
-	for i := range a.credentials {
-		c := &a.credentials[i]
+	for i := range a.proofs {
+		c := &a.proofs[i]
 		value, ok := c.presented(headers)
 		if !ok {
 			continue
@@ -161,7 +160,7 @@ var telling = []Reason{NoCredential, CertificateName, WrongCredential, InvalidTo
 
 // presented returns what a call brings in place of a credential, and false for nothing. Several values are as good as none: nobody knows
 // which of them other parties look at.
-func (c *credential) presented(headers metadata.MD) (value string, ok bool) {
+func (c *proof) presented(headers metadata.MD) (value string, ok bool) {
 	values := headers.Get(c.header)
 	if len(values) != 1 {
 		return "", false
@@ -177,7 +176,7 @@ func (c *credential) presented(headers metadata.MD) (value string, ok bool) {
 	return value, value != ""
 }
 
-func (a authenticator) accepts(ctx context.Context, c *credential, value string) *Refusal {
+func (a authenticator) accepts(ctx context.Context, c *proof, value string) *Refusal {
 	if c.verifier != nil {
 		return c.verifier.verify(ctx, value)
 	}
@@ -192,12 +191,7 @@ func (a authenticator) accepts(ctx context.Context, c *credential, value string)
 	if err != nil {
 		return unavailable(err)
 	}
-	digest := sha256.Sum256([]byte(value))
-	match := 0
-	for i := range expected {
-		match |= subtle.ConstantTimeCompare(digest[:], expected[i][:])
-	}
-	if match == 1 {
+	if credential.Find(credential.Digest(value), expected) != credential.None {
 		return nil
 	}
 	return &Refusal{Reason: WrongCredential, Detail: "no caller has the credential in " + c.header}

@@ -89,7 +89,7 @@ func start(t *testing.T, change func(s *settings.Settings), secrets map[string]s
 	logger := slog.New(slog.NewTextHandler(r.log, nil))
 	store, err := secret.Open(secret.Sources{Files: s.Secrets.Files}, logger)
 	require.NoError(t, err)
-	r.Transport, err = New(s, store, r, logger)
+	r.Transport, err = New(t.Context(), s, store, r, logger)
 	require.NoError(t, err)
 	r.server = r.NewServer(encoding.GetCodecV2("proto"))
 	healthpb.RegisterHealthServer(r.server, fragile{})
@@ -172,11 +172,11 @@ func (h header) GetRequestMetadata(context.Context, ...string) (map[string]strin
 func (header) RequireTransportSecurity() bool { return false }
 
 // put replaces a file as a whole.
-func put(t *testing.T, path string, content []byte) {
-	t.Helper()
+func put(tb testing.TB, path string, content []byte) {
+	tb.Helper()
 	temporary := path + ".new"
-	require.NoError(t, os.WriteFile(temporary, content, 0o600))
-	require.NoError(t, os.Rename(temporary, path))
+	require.NoError(tb, os.WriteFile(temporary, content, 0o600))
+	require.NoError(tb, os.Rename(temporary, path))
 }
 
 // pki is an authority with a directory.

@@ -47,17 +47,13 @@ func listen(ctx context.Context, name, address string) (net.Listener, error) {
 	return listener, nil
 }
 
-// Loopback reports whether only this machine can reach the address. Of names only localhost is believed.
+// Loopback reports whether only this machine can reach the address.
 func Loopback(address string) bool {
 	if _, ok := settings.SocketPath(address); ok {
 		return true
 	}
 	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return false
-	}
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
+	return err == nil && settings.ThisMachine(host)
 }
 
 // socketMode lets the process's user and group connect.
@@ -166,9 +162,9 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 		}
 		address := addressOf(connection.RemoteAddr())
 		if refusal := l.admit(address); refusal != nil {
-			_ = connection.Close()
 			refusal.Peer = connection.RemoteAddr().String()
 			l.observer.Refused(*refusal)
+			_ = connection.Close()
 			continue
 		}
 		return &boundedConnection{Conn: connection, leave: func() { l.leave(address) }}, nil

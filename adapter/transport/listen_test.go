@@ -33,7 +33,7 @@ func TestTLSNeedsNoConsent(t *testing.T) {
 	s := settings.Default()
 	s.Listen = "0.0.0.0:0"
 	s.Callers = map[string]settings.Caller{"mixer": {Bearer: "t"}}
-	plain, err := New(s, nil, nil, slog.New(slog.DiscardHandler))
+	plain, err := New(t.Context(), s, nil, nil, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	_, err = plain.Listen(t.Context())
 	require.ErrorContains(t, err, "calls would cross the network in the clear")

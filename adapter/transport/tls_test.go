@@ -423,7 +423,7 @@ func TestStartNeedsGoodFiles(t *testing.T) {
 		s := settings.Default()
 		s.TLS = p.settings()
 		c.change(&s.TLS)
-		_, err := New(s, nil, nil, nil)
+		_, err := New(t.Context(), s, nil, nil, nil)
 		assert.ErrorContains(t, err, c.problem, name)
 	}
 }

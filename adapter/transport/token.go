@@ -9,10 +9,8 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
-	"github.com/lestrrat-go/jwx/v3/jwa"
-	"github.com/lestrrat-go/jwx/v3/jws"
-	"github.com/lestrrat-go/jwx/v3/jwt"
 
+	"github.com/tollgate-mesh/tollgate/adapter/policy/jwt"
 	"github.com/tollgate-mesh/tollgate/adapter/settings"
 )
 
@@ -22,7 +20,7 @@ type verifier struct {
 	audiences  []string
 	algorithms []string
 	leeway     time.Duration
-	keys       keySource
+	keys       *issuerKeys
 	now        func() time.Time
 
 	// believed are tokens whose signature was verified, by their digest: a caller sends the same one with every call.
@@ -31,94 +29,74 @@ type verifier struct {
 
 // belief holds until the token expires or the keys change.
 type belief struct {
-	keys    *keySet
+	keys    *jwt.Keys
 	expires time.Time
 }
 
 const maxBelieved = 1024
 
-func newVerifier(s *settings.JWT, keys keySource) *verifier {
+func newVerifier(s *settings.JWT, keys *issuerKeys) *verifier {
 	v := &verifier{issuer: s.Issuer, audiences: s.Audiences, algorithms: s.Algorithms, leeway: s.Leeway, keys: keys, now: time.Now}
 	v.believed, _ = lru.New[[sha256.Size]byte, belief](maxBelieved) // the only error is a size below one
 	return v
 }
 
 // verify returns why a token is not believed; nil where it is.
-func (v *verifier) verify(ctx context.Context, token string) *Refusal {
+func (v *verifier) verify(ctx context.Context, text string) *Refusal {
 	keys := v.keys.current()
-	digest := sha256.Sum256([]byte(token))
+	digest := sha256.Sum256([]byte(text))
 	if b, ok := v.believed.Get(digest); ok && keys != nil && b.keys == keys {
 		return v.expired(b.expires)
 	}
-	if strings.Count(token, ".") != 2 {
+	if strings.Count(text, ".") != 2 {
 		return &Refusal{Reason: WrongCredential, Detail: "the bearer token is neither in a secret nor a JWT"}
 	}
-	message, err := jws.ParseString(token, jws.WithCompact())
-	if err != nil || len(message.Signatures()) != 1 {
-		return &Refusal{Reason: InvalidToken, Detail: "the token is no signed JWT"}
+	token, err := jwt.Parse(text)
+	if err != nil {
+		return &Refusal{Reason: InvalidToken, Detail: "the token " + err.Error()}
 	}
-	header := message.Signatures()[0].ProtectedHeaders()
-	algorithm, _ := header.Algorithm()
-	if !slices.Contains(v.algorithms, algorithm.String()) {
-		return &Refusal{Reason: InvalidToken, Detail: fmt.Sprintf("the token is signed with %.20q; algorithms has %q", algorithm, v.algorithms)}
+	if !slices.Contains(v.algorithms, token.Algorithm) {
+		return &Refusal{Reason: InvalidToken, Detail: fmt.Sprintf("the token is signed with %.20q; algorithms has %q", token.Algorithm, v.algorithms)}
 	}
-	if header.Has(jws.CriticalKey) || header.Has("b64") {
-		return &Refusal{Reason: InvalidToken, Detail: "the token has critical headers; none are known here"}
+	reason := jwt.ReasonUnknownKey
+	if keys != nil {
+		reason = keys.Verify(token)
 	}
-	id, _ := header.KeyID()
-	if keys == nil || len(keys.candidates(id, algorithm.String())) == 0 {
+	if reason == jwt.ReasonUnknownKey || reason == jwt.ReasonAlgorithm {
 		v.keys.renew(ctx)
 		if keys = v.keys.current(); keys == nil {
 			return &Refusal{Reason: KeysUnavailable, Detail: "the issuer's keys could not be fetched yet"}
 		}
+		reason = keys.Verify(token)
 	}
-	payload, refusal := signed(token, keys.candidates(id, algorithm.String()), id, algorithm)
-	if refusal != nil {
+	switch reason {
+	case "":
+	case jwt.ReasonUnknownKey, jwt.ReasonAlgorithm:
+		return &Refusal{Reason: InvalidToken, Detail: fmt.Sprintf("the issuer has no key %.100q for %s", token.KeyID, token.Algorithm)}
+	default:
+		return &Refusal{Reason: InvalidToken, Detail: "the token's signature is wrong"}
+	}
+	if refusal := v.check(token); refusal != nil {
 		return refusal
 	}
-	claims, err := jwt.Parse(payload, jwt.WithVerify(false), jwt.WithValidate(false))
-	if err != nil {
-		return &Refusal{Reason: InvalidToken, Detail: "the token's claims cannot be read"}
-	}
-	expires, refusal := v.check(claims)
-	if refusal != nil {
-		return refusal
-	}
-	v.believed.Add(digest, belief{keys, expires})
+	v.believed.Add(digest, belief{keys, token.Expires})
 	return nil
 }
 
-// signed returns the payload if one of the keys signed the token.
-func signed(token string, keys []any, id string, algorithm jwa.SignatureAlgorithm) ([]byte, *Refusal) {
-	for _, key := range keys {
-		if payload, err := jws.Verify([]byte(token), jws.WithKey(algorithm, key), jws.WithCompact()); err == nil {
-			return payload, nil
-		}
+// check returns why a token's claims do not do.
+func (v *verifier) check(token *jwt.Token) *Refusal {
+	switch {
+	case token.Issuer != v.issuer:
+		return &Refusal{Reason: InvalidToken, Detail: fmt.Sprintf("the token's issuer is %.200q", token.Issuer)}
+	case !slices.ContainsFunc(token.Audiences, func(a string) bool { return slices.Contains(v.audiences, a) }):
+		return &Refusal{Reason: InvalidToken, Detail: fmt.Sprintf("the token is for %.200q", token.Audiences)}
+	case token.Expires.IsZero():
+		return &Refusal{Reason: InvalidToken, Detail: "the token does not say when it expires"}
+	case v.now().Add(v.leeway).Before(token.NotBefore):
+		return &Refusal{Reason: InvalidToken, Detail: "the token is not valid before " + token.NotBefore.UTC().Format(time.RFC3339)}
+	default:
+		return v.expired(token.Expires)
 	}
-	if len(keys) == 0 {
-		return nil, &Refusal{Reason: InvalidToken, Detail: fmt.Sprintf("the issuer has no key %.100q for %s", id, algorithm)}
-	}
-	return nil, &Refusal{Reason: InvalidToken, Detail: "the token's signature is wrong"}
-}
-
-// check returns when a token expires, or why its claims do not do.
-func (v *verifier) check(claims jwt.Token) (expires time.Time, refusal *Refusal) {
-	issuer, _ := claims.Issuer()
-	if issuer != v.issuer {
-		return time.Time{}, &Refusal{Reason: InvalidToken, Detail: fmt.Sprintf("the token's issuer is %.200q", issuer)}
-	}
-	audiences, _ := claims.Audience()
-	if !slices.ContainsFunc(audiences, func(a string) bool { return slices.Contains(v.audiences, a) }) {
-		return time.Time{}, &Refusal{Reason: InvalidToken, Detail: fmt.Sprintf("the token is for %.200q", audiences)}
-	}
-	expires, ok := claims.Expiration()
-	if !ok {
-		return time.Time{}, &Refusal{Reason: InvalidToken, Detail: "the token does not say when it expires"}
-	}
-	if from, ok := claims.NotBefore(); ok && v.now().Add(v.leeway).Before(from) {
-		return time.Time{}, &Refusal{Reason: InvalidToken, Detail: "the token is not valid before " + from.UTC().Format(time.RFC3339)}
-	}
-	return expires, v.expired(expires)
 }
 
 func (v *verifier) expired(expires time.Time) *Refusal {

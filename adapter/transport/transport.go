@@ -30,7 +30,7 @@ type Transport struct {
 }
 
 // New reads the certificates and keys that the settings name, all but those of a URL. The settings must be valid.
-func New(s settings.Settings, secrets *secret.Store, observer Observer, logger *slog.Logger) (*Transport, error) {
+func New(ctx context.Context, s settings.Settings, secrets *secret.Store, observer Observer, logger *slog.Logger) (*Transport, error) {
 	t := &Transport{settings: s, secrets: secrets, observer: observer, logger: logger}
 	var err error
 	if s.TLS.Enabled() {
@@ -41,7 +41,7 @@ func New(s settings.Settings, secrets *secret.Store, observer Observer, logger *
 			return nil, fmt.Errorf("tls.client_names%w", err)
 		}
 	}
-	if t.callers, err = newCallers(s, observer, logger); err != nil {
+	if t.callers, err = newCallers(ctx, s, observer, logger); err != nil {
 		return nil, err
 	}
 	return t, nil
@@ -85,22 +85,22 @@ func (t *Transport) Files() (files []File) {
 			files = append(files, t.certificates.clientCAs.file())
 		}
 	}
-	for _, source := range t.keySources() {
-		files = append(files, source.file())
+	for _, keys := range t.issuerKeys() {
+		files = append(files, keys.file())
 	}
 	return files
 }
 
-func (t *Transport) keySources() (sources []keySource) {
+func (t *Transport) issuerKeys() (all []*issuerKeys) {
 	if t.callers == nil {
 		return nil
 	}
-	for _, c := range t.callers.credentials {
+	for _, c := range t.callers.proofs {
 		if c.verifier != nil {
-			sources = append(sources, c.verifier.keys)
+			all = append(all, c.verifier.keys)
 		}
 	}
-	return sources
+	return all
 }
 
 // Run follows certificates and keys until ctx is done. It calls begun as soon as every issuer was asked for its keys, whether it answered
@@ -113,9 +113,9 @@ func (t *Transport) Run(ctx context.Context, begun func()) {
 			all.Go(func() { t.certificates.clientCAs.follow(ctx, t.logger) })
 		}
 	}
-	for _, source := range t.keySources() {
+	for _, keys := range t.issuerKeys() {
 		first.Add(1)
-		all.Go(func() { source.run(ctx, first.Done) })
+		all.Go(func() { keys.run(ctx, first.Done) })
 	}
 	first.Wait()
 	begun()

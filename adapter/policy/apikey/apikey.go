@@ -3,31 +3,17 @@ package apikey
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"fmt"
 
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/credential"
 	"github.com/tollgate-mesh/tollgate/config"
 )
-
-// Secrets gives the current values of named secrets.
-type Secrets interface {
-	// Secret returns the named secret, and false where the settings define none of that name.
-	Secret(name string) (Secret, bool)
-}
-
-// Secret is one named secret. What it holds changes when its source does.
-type Secret interface {
-	// Digests returns the SHA-256 digests of the keys that are valid now, at least one, or an error that says why there are none
-	// and shows none.
-	Digests() ([]config.Digest, error)
-}
 
 // Kind compiles API key checks.
 type Kind struct {
 	// Secrets resolves the names in params.
-	Secrets Secrets
+	Secrets credential.Secrets
 }
 
 // Compile returns one check for each that the handler configures.
@@ -38,32 +24,23 @@ func (k Kind) Compile(handler *config.Handler) ([]policy.Check, config.Problems)
 	)
 	for i, configured := range handler.APIKeys {
 		c := &check{name: "apikey/" + configured.Name, property: configured.Property, keys: configured.Keys}
-		for _, name := range configured.Secrets {
-			secret, ok := k.Secrets.Secret(name)
-			if !ok {
-				problems = append(problems, config.Problem{
-					Field: fmt.Sprintf("api_keys[%d].secrets", i),
-					Text:  fmt.Sprintf("names %.64q, which the adapter's settings do not define; add it under secrets or correct the name", name),
-				})
-				continue
-			}
-			c.secrets = append(c.secrets, named{name, secret})
+		for _, key := range configured.Keys {
+			c.digests = append(c.digests, key.Digest)
 		}
-		checks = append(checks, c)
+		var found config.Problems
+		c.secrets, found = credential.Resolve(k.Secrets, fmt.Sprintf("api_keys[%d].secrets", i), configured.Secrets)
+		checks, problems = append(checks, c), append(problems, found...)
 	}
 	return checks, problems
-}
-
-type named struct {
-	name   string
-	secret Secret
 }
 
 type check struct {
 	name     string
 	property config.Property
 	keys     []config.APIKey
-	secrets  []named
+	// digests are those of the keys.
+	digests []config.Digest
+	secrets []credential.Named
 }
 
 // The reasons of API key verdicts.
@@ -84,29 +61,14 @@ func (c *check) Evaluate(_ context.Context, request *policy.Request) policy.Verd
 	if !ok || presented == "" {
 		return policy.Deny(ReasonMissing)
 	}
-	digest := sha256.Sum256([]byte(presented))
-	const nobody = -1
-	key := nobody
-	for i := range c.keys {
-		key = subtle.ConstantTimeSelect(subtle.ConstantTimeCompare(digest[:], c.keys[i].Digest[:]), i, key)
-	}
-	secret := nobody
-	var away *policy.Failure
-	for i, n := range c.secrets {
-		digests, err := n.secret.Digests()
-		if err != nil {
-			away = policy.Fail(config.DependencyDown, "secret %q: %v", n.name, err)
-			continue
-		}
-		for j := range digests {
-			secret = subtle.ConstantTimeSelect(subtle.ConstantTimeCompare(digest[:], digests[j][:]), i, secret)
-		}
-	}
+	digest := credential.Digest(presented)
+	key := credential.Find(digest, c.digests)
+	secret, away := credential.FindSecret(digest, c.secrets)
 	switch {
-	case key != nobody:
+	case key != credential.None:
 		return known(c.keys[key].Identity)
-	case secret != nobody:
-		return known(c.secrets[secret].name)
+	case secret != credential.None:
+		return known(c.secrets[secret].Name)
 	case away != nil:
 		return policy.Failing(away)
 	default:

@@ -13,13 +13,14 @@ import (
 	"github.com/tollgate-mesh/tollgate/adapter/attribute"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/apikey"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/credential"
 	"github.com/tollgate-mesh/tollgate/config"
 )
 
 // secrets are named secrets that a test holds.
 type secrets map[string]*secret
 
-func (s secrets) Secret(name string) (apikey.Secret, bool) {
+func (s secrets) Secret(name string) (credential.Secret, bool) {
 	found, ok := s[name]
 	return found, ok
 }

@@ -3,31 +3,16 @@ package header
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
-	"fmt"
 
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/credential"
 	"github.com/tollgate-mesh/tollgate/config"
 )
-
-// Secrets gives the current values of named secrets.
-type Secrets interface {
-	// Secret returns the named secret, and false where the settings define none of that name.
-	Secret(name string) (Secret, bool)
-}
-
-// Secret is one named secret. What it holds changes when its source does.
-type Secret interface {
-	// Digests returns the SHA-256 digests of the values that are valid now, at least one, or an error that says why there are
-	// none and shows none.
-	Digests() ([]config.Digest, error)
-}
 
 // Kind compiles header checks.
 type Kind struct {
 	// Secrets resolves the names in params.
-	Secrets Secrets
+	Secrets credential.Secrets
 }
 
 // Compile returns one check per configured property.
@@ -38,32 +23,18 @@ func (k Kind) Compile(handler *config.Handler) ([]policy.Check, config.Problems)
 	)
 	for _, configured := range handler.Headers {
 		c := &check{name: "header/" + configured.Name, property: configured.Property, digests: configured.Digests}
-		for _, name := range configured.Secrets {
-			secret, ok := k.Secrets.Secret(name)
-			if !ok {
-				problems = append(problems, config.Problem{
-					Field: "headers." + configured.Name + ".secrets",
-					Text:  fmt.Sprintf("names %.64q, which the adapter's settings do not define; add it under secrets or correct the name", name),
-				})
-				continue
-			}
-			c.secrets = append(c.secrets, named{name, secret})
-		}
-		checks = append(checks, c)
+		var found config.Problems
+		c.secrets, found = credential.Resolve(k.Secrets, "headers."+configured.Name+".secrets", configured.Secrets)
+		checks, problems = append(checks, c), append(problems, found...)
 	}
 	return checks, problems
-}
-
-type named struct {
-	name   string
-	secret Secret
 }
 
 type check struct {
 	name     string
 	property config.Property
 	digests  []config.Digest
-	secrets  []named
+	secrets  []credential.Named
 }
 
 // The reasons of header verdicts.
@@ -88,31 +59,14 @@ func (c *check) Evaluate(_ context.Context, request *policy.Request) policy.Verd
 	case !isText:
 		return policy.Deny(ReasonMismatch)
 	}
-	digest := sha256.Sum256([]byte(presented))
-	match := equalsAny(&digest, c.digests)
-	var away *policy.Failure
-	for _, n := range c.secrets {
-		digests, err := n.secret.Digests()
-		if err != nil {
-			away = policy.Fail(config.DependencyDown, "secret %q: %v", n.name, err)
-			continue
-		}
-		match |= equalsAny(&digest, digests)
-	}
+	digest := credential.Digest(presented)
+	secret, away := credential.FindSecret(digest, c.secrets)
 	switch {
-	case match == 1:
+	case credential.Find(digest, c.digests) != credential.None, secret != credential.None:
 		return policy.Pass(ReasonMatch)
 	case away != nil:
 		return policy.Failing(away)
 	default:
 		return policy.Deny(ReasonMismatch)
 	}
-}
-
-func equalsAny(digest *[sha256.Size]byte, expected []config.Digest) int {
-	match := 0
-	for i := range expected {
-		match |= subtle.ConstantTimeCompare(digest[:], expected[i][:])
-	}
-	return match
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tollgate-mesh/tollgate/adapter/attribute"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/credential"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/header"
 	"github.com/tollgate-mesh/tollgate/config"
 )
@@ -20,7 +21,7 @@ import (
 // secrets are named secrets that a test changes.
 type secrets map[string]*secret
 
-func (s secrets) Secret(name string) (header.Secret, bool) {
+func (s secrets) Secret(name string) (credential.Secret, bool) {
 	found, ok := s[name]
 	if !ok {
 		return nil, false

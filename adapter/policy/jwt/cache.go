@@ -13,7 +13,7 @@ type Cache struct {
 	maxBytes int
 
 	mu    sync.Mutex // guards everything below
-	lru   *simplelru.LRU[cacheID, *token]
+	lru   *simplelru.LRU[cacheID, *Token]
 	bytes int
 }
 
@@ -27,11 +27,11 @@ type cacheID struct {
 func NewCache(entries, bytes int) *Cache {
 	c := &Cache{maxBytes: bytes}
 	// The only error is a size below one.
-	c.lru, _ = simplelru.NewLRU(max(entries, 1), func(_ cacheID, t *token) { c.bytes -= t.size })
+	c.lru, _ = simplelru.NewLRU(max(entries, 1), func(_ cacheID, t *Token) { c.bytes -= t.size })
 	return c
 }
 
-func (c *Cache) get(id cacheID) (*token, bool) {
+func (c *Cache) get(id cacheID) (*Token, bool) {
 	if c == nil {
 		return nil, false
 	}
@@ -40,7 +40,7 @@ func (c *Cache) get(id cacheID) (*token, bool) {
 	return c.lru.Get(id)
 }
 
-func (c *Cache) add(id cacheID, t *token) {
+func (c *Cache) add(id cacheID, t *Token) {
 	if c == nil {
 		return
 	}

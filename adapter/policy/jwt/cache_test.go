@@ -17,9 +17,9 @@ func TestCacheIsBounded(t *testing.T) {
 	id := func(i int) cacheID { return cacheID{token: sha256.Sum256([]byte(strconv.Itoa(i)))} }
 	entries, bytes := NewCache(10, 1<<20), NewCache(1000, 100)
 	for i := range 100 {
-		entries.add(id(i), &token{payload: make([]byte, 10)})
-		bytes.add(id(i), &token{payload: make([]byte, 30)})
-		bytes.add(id(i), &token{payload: make([]byte, 30)})
+		entries.add(id(i), &Token{payload: make([]byte, 10)})
+		bytes.add(id(i), &Token{payload: make([]byte, 30)})
+		bytes.add(id(i), &Token{payload: make([]byte, 30)})
 		require.LessOrEqual(t, entries.lru.Len(), 10)
 		require.LessOrEqual(t, bytes.bytes, 100)
 		require.Equal(t, 30*bytes.lru.Len(), bytes.bytes)
@@ -31,11 +31,11 @@ func TestCacheIsBounded(t *testing.T) {
 	_, ok = entries.get(id(1))
 	assert.False(t, ok)
 
-	bytes.add(id(1000), &token{payload: make([]byte, 1000)})
+	bytes.add(id(1000), &Token{payload: make([]byte, 1000)})
 	assert.Equal(t, 1, bytes.lru.Len(), "one that is too large by itself is kept alone")
 
 	var none *Cache
-	none.add(id(1), &token{})
+	none.add(id(1), &Token{})
 	_, ok = none.get(id(1))
 	assert.False(t, ok)
 }
@@ -46,15 +46,15 @@ func TestCacheHasNoTokens(t *testing.T) {
 	c := NewCache(10, 1<<20)
 	payload := []byte(`{"sub":"alice","iss":"i","aud":["a"]}`)
 	text := "head." + encoding.EncodeToString(payload) + ".planted-signature"
-	t1 := &token{text: text, payload: payload, algorithm: "ES256"}
+	t1 := &Token{text: text, payload: payload, Algorithm: "ES256"}
 	var err error
-	t1.claims, err = decodeObject(payload)
+	t1.Claims, err = decodeObject(payload)
 	require.NoError(t, err)
 	require.NoError(t, t1.readClaims())
 	c.add(cacheID{}, t1)
 	kept, ok := c.get(cacheID{})
 	require.True(t, ok)
-	assert.Equal(t, "alice", kept.claims["sub"])
+	assert.Equal(t, "alice", kept.Claims["sub"])
 	assert.Empty(t, kept.payload)
 	all := fmt.Sprintf("%+v", reflect.ValueOf(kept).Elem())
 	assert.NotContains(t, all, "planted")

@@ -227,10 +227,11 @@ func (c *check) Evaluate(_ context.Context, request *policy.Request) policy.Verd
 			return c.pass(cached, now)
 		}
 	}
-	t, reason := parse(text)
-	if reason == "" {
-		reason = c.acceptable(t)
+	t, err := Parse(text)
+	if err != nil {
+		return c.deny(ReasonMalformed)
 	}
+	reason := c.acceptable(t)
 	if reason != "" {
 		return c.deny(reason)
 	}
@@ -246,7 +247,7 @@ func (c *check) Evaluate(_ context.Context, request *policy.Request) policy.Verd
 	case away != nil:
 		return policy.Failing(policy.Fail(config.DependencyDown, "key set %q: %v", c.config.Keys, away))
 	}
-	switch reason = keys.verify(t); {
+	switch reason = keys.Verify(t); {
 	case reason == ReasonUnknownKey:
 		c.keySet.Want()
 		// The key may be there a moment later.
@@ -263,22 +264,22 @@ func (c *check) Evaluate(_ context.Context, request *policy.Request) policy.Verd
 }
 
 // acceptable looks at what needs no key and does not change with time.
-func (c *check) acceptable(t *token) (reason string) {
+func (c *check) acceptable(t *Token) (reason string) {
 	switch {
-	case !slices.Contains(c.algorithms, t.algorithm):
+	case !slices.Contains(c.algorithms, t.Algorithm):
 		return ReasonAlgorithm
-	case !slices.Contains(c.config.Issuers, t.issuer):
+	case !slices.Contains(c.config.Issuers, t.Issuer):
 		return ReasonWrongIssuer
-	case len(c.config.Audiences) > 0 && !slices.ContainsFunc(t.audiences, func(a string) bool { return slices.Contains(c.config.Audiences, a) }):
+	case len(c.config.Audiences) > 0 && !slices.ContainsFunc(t.Audiences, func(a string) bool { return slices.Contains(c.config.Audiences, a) }):
 		return ReasonWrongAudience
-	case c.config.MaxAge > 0 && t.issued.IsZero(), !c.config.AllowNoExpiry && t.expires.IsZero():
+	case c.config.MaxAge > 0 && t.Issued.IsZero(), !c.config.AllowNoExpiry && t.Expires.IsZero():
 		return ReasonMissingClaim
 	}
 	return ""
 }
 
 // timely looks at what time changes.
-func (c *check) timely(t *token, now time.Time) (reason string) {
+func (c *check) timely(t *Token, now time.Time) (reason string) {
 	leeway := c.config.Leeway
 	switch end := c.end(t); {
 	case !end.IsZero() && !now.Before(end.Add(leeway)):
@@ -290,10 +291,10 @@ func (c *check) timely(t *token, now time.Time) (reason string) {
 }
 
 // end is when the token ends, or is too old; zero for never.
-func (c *check) end(t *token) time.Time {
-	end := t.expires
+func (c *check) end(t *Token) time.Time {
+	end := t.Expires
 	if c.config.MaxAge > 0 {
-		if tooOld := t.issued.Add(c.config.MaxAge); end.IsZero() || tooOld.Before(end) {
+		if tooOld := t.Issued.Add(c.config.MaxAge); end.IsZero() || tooOld.Before(end) {
 			end = tooOld
 		}
 	}
@@ -301,27 +302,27 @@ func (c *check) end(t *token) time.Time {
 }
 
 // begin is when the token begins; zero for always. One that was issued in the future would outlast its age.
-func (c *check) begin(t *token) time.Time {
-	if c.config.MaxAge > 0 && t.issued.After(t.notBefore) {
-		return t.issued
+func (c *check) begin(t *Token) time.Time {
+	if c.config.MaxAge > 0 && t.Issued.After(t.NotBefore) {
+		return t.Issued
 	}
-	return t.notBefore
+	return t.NotBefore
 }
 
-func (c *check) follows(t *token) bool {
+func (c *check) follows(t *Token) bool {
 	for i := range c.rules {
-		if !c.rules[i].holds(t.claims) {
+		if !c.rules[i].holds(t.Claims) {
 			return false
 		}
 	}
 	return true
 }
 
-func (c *check) pass(t *token, now time.Time) policy.Verdict {
+func (c *check) pass(t *Token, now time.Time) policy.Verdict {
 	v := policy.Pass(ReasonValid)
 	v.Lifetime = until(c.end(t), now)
 	if c.tells {
-		v.Claims = t.claims
+		v.Claims = t.Claims
 	}
 	return v
 }
@@ -333,7 +334,7 @@ func (c *check) deny(reason string) policy.Verdict {
 }
 
 // untimely denies for no longer than the token's time is to come.
-func (c *check) untimely(reason string, t *token, now time.Time) policy.Verdict {
+func (c *check) untimely(reason string, t *Token, now time.Time) policy.Verdict {
 	v := c.deny(reason)
 	if reason == ReasonNotYetValid {
 		v.Lifetime = until(c.begin(t).Add(-c.config.Leeway), now)

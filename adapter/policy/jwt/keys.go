@@ -18,6 +18,8 @@ import (
 
 // Bounds of a key set.
 const (
+	// MaxKeySetBytes is far more than MaxKeys need.
+	MaxKeySetBytes = 1 << 20
 	// MaxKeys is how many keys a set may have.
 	MaxKeys = 100
 	// MinRSABits and MaxRSABits bound RSA keys: smaller ones are weak, larger ones take too long.
@@ -27,11 +29,15 @@ const (
 	minRSAExponent = 3
 )
 
+// KeySetTypes are the media types of key sets.
+const KeySetTypes = "application/jwk-set+json, application/json"
+
 // Keys is one revision of a key set. It is immutable.
 type Keys struct {
 	revision [sha256.Size]byte
 	keys     []key
 	unusable int
+	secrets  []string
 }
 
 // key is one that signatures can be verified with.
@@ -58,7 +64,16 @@ func ParseKeys(document []byte, symmetric bool) (*Keys, error) {
 	}
 	keys := &Keys{revision: sha256.Sum256(document)}
 	for _, entry := range *set.Keys {
-		if k, ok := parseKey(entry, symmetric); ok {
+		parsed, err := jwk.ParseKey(entry)
+		if err != nil {
+			keys.unusable++
+			continue
+		}
+		if private, err := jwk.IsPrivateKey(parsed); err == nil && private || parsed.KeyType() == jwa.OctetSeq() {
+			id, _ := parsed.KeyID()
+			keys.secrets = append(keys.secrets, id)
+		}
+		if k, ok := usable(parsed, symmetric); ok {
 			keys.keys = append(keys.keys, k)
 		} else {
 			keys.unusable++
@@ -73,13 +88,15 @@ func (k *Keys) Len() int { return len(k.keys) }
 // Unusable returns how many keys of the set were left out.
 func (k *Keys) Unusable() int { return k.unusable }
 
+// Secrets returns the ids of the keys, usable or not, that whoever publishes a set ought not to have put in: private and shared ones.
+func (k *Keys) Secrets() []string { return k.secrets }
+
 // Equal reports whether both are the same revision.
 func (k *Keys) Equal(other *Keys) bool { return other != nil && k.revision == other.revision }
 
-func parseKey(entry json.RawMessage, symmetric bool) (key, bool) {
-	parsed, err := jwk.ParseKey(entry)
+func usable(parsed jwk.Key, symmetric bool) (key, bool) {
 	// The type is asked for first: exported, a public Ed25519 key would pass for the bytes of a secret.
-	if err != nil || (parsed.KeyType() == jwa.OctetSeq()) != symmetric {
+	if (parsed.KeyType() == jwa.OctetSeq()) != symmetric {
 		return key{}, false
 	}
 	if use, ok := parsed.KeyUsage(); ok && use != "sig" {
@@ -88,7 +105,10 @@ func parseKey(entry json.RawMessage, symmetric bool) (key, bool) {
 	if operations, ok := parsed.KeyOps(); ok && !slices.Contains(operations, jwk.KeyOpVerify) {
 		return key{}, false
 	}
-	var k key
+	var (
+		k   key
+		err error
+	)
 	k.id, _ = parsed.KeyID()
 	if symmetric {
 		var secret []byte
@@ -145,18 +165,18 @@ func algorithmsOf(material any) []jwa.SignatureAlgorithm {
 	return nil
 }
 
-// verify looks for a key that made the token's signature. A token that names a key is verified with keys of that id alone, and one
-// that names none with all that suit.
-func (k *Keys) verify(t *token) (reason string) {
+// Verify looks for a key that made the token's signature. A token that names a key is verified with keys of that id alone, and one
+// that names none with all that suit. It returns why none of them did; empty where one did.
+func (k *Keys) Verify(t *Token) (reason string) {
 	reason = ReasonUnknownKey
 	for i := range k.keys {
 		candidate := &k.keys[i]
-		if t.keyID != "" && candidate.id != t.keyID {
+		if t.KeyID != "" && candidate.id != t.KeyID {
 			continue
 		}
-		algorithm := slices.IndexFunc(candidate.algorithms, func(a jwa.SignatureAlgorithm) bool { return a.String() == t.algorithm })
+		algorithm := slices.IndexFunc(candidate.algorithms, func(a jwa.SignatureAlgorithm) bool { return a.String() == t.Algorithm })
 		if algorithm < 0 {
-			if t.keyID != "" && reason == ReasonUnknownKey {
+			if t.KeyID != "" && reason == ReasonUnknownKey {
 				reason = ReasonAlgorithm
 			}
 			continue

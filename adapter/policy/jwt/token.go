@@ -15,16 +15,20 @@ import (
 // MaxTokenBytes is the largest token that is looked at.
 const MaxTokenBytes = 16 << 10
 
-// token is a JWS in compact form, decoded. It is not verified.
-type token struct {
-	text               string
-	payload            []byte
-	algorithm, keyID   string
-	issuer             string
-	audiences          []string
-	claims             map[string]any
-	expires, notBefore time.Time
-	issued             time.Time
+// Token is a JWS in compact form, decoded. It is not verified.
+type Token struct {
+	// Algorithm is the header's alg; KeyID is its kid, empty where it has none.
+	Algorithm, KeyID string
+	// Issuer is iss, and Audiences are aud, where the claims have them.
+	Issuer    string
+	Audiences []string
+	// Expires, NotBefore and Issued are exp, nbf and iat; zero where the claims do not have them.
+	Expires, NotBefore, Issued time.Time
+	// Claims are all there are, as encoding/json decodes them with numbers as json.Number.
+	Claims map[string]any
+
+	text    string
+	payload []byte
 	// size is the length of the payload, where that is not kept.
 	size int
 }
@@ -47,89 +51,90 @@ func bearer(value string) string {
 // encoding is strict, so that a token has one form only.
 var encoding = base64.RawURLEncoding.Strict()
 
-var errMalformed = errors.New("malformed")
+// What is wrong with a text that cannot be a token which is taken.
+var (
+	errNoJWT  = errors.New("is no signed JWT")
+	errHeader = errors.New("has critical headers; none are known here")
+	errClaims = errors.New("has claims that cannot be read")
+)
 
-// parse decodes a token, or says why it cannot be one that is taken.
-func parse(text string) (t *token, reason string) {
-	t = &token{text: text}
-	if err := t.decode(); err != nil {
-		return nil, ReasonMalformed
-	}
-	return t, ""
-}
-
-func (t *token) decode() error {
+// Parse decodes a token. Its errors continue "the token", and show nothing of it.
+func Parse(text string) (*Token, error) {
 	// The decoder of base64 would pass over line breaks.
-	if strings.ContainsAny(t.text, "\r\n") || strings.Count(t.text, ".") != 2 {
-		return errMalformed
+	if len(text) > MaxTokenBytes || strings.ContainsAny(text, "\r\n") || strings.Count(text, ".") != 2 {
+		return nil, errNoJWT
 	}
-	protected, rest, _ := strings.Cut(t.text, ".")
+	t := &Token{text: text}
+	protected, rest, _ := strings.Cut(text, ".")
 	payload, signature, _ := strings.Cut(rest, ".")
-	header, err := decodeSegment(protected)
-	if err != nil {
-		return err
-	}
-	if t.payload, err = encoding.DecodeString(payload); err != nil {
-		return err
-	}
-	if _, err = encoding.DecodeString(signature); err != nil {
-		return err
-	}
-	if t.claims, err = decodeObject(t.payload); err != nil {
-		return err
-	}
-	return errors.Join(t.readHeader(header), t.readClaims())
-}
-
-func decodeSegment(segment string) (map[string]any, error) {
-	document, err := encoding.DecodeString(segment)
-	if err != nil {
+	if err := t.readHeader(protected); err != nil {
 		return nil, err
 	}
-	return decodeObject(document)
+	var err error
+	if t.payload, err = encoding.DecodeString(payload); err != nil {
+		return nil, errNoJWT
+	}
+	if _, err = encoding.DecodeString(signature); err != nil {
+		return nil, errNoJWT
+	}
+	if err = t.readClaims(); err != nil {
+		return nil, errClaims
+	}
+	return t, nil
 }
 
 // readHeader takes nothing but the algorithm and the key's id. Above all no key, and no address of one.
-func (t *token) readHeader(header map[string]any) error {
+func (t *Token) readHeader(segment string) error {
+	document, err := encoding.DecodeString(segment)
+	if err != nil {
+		return errNoJWT
+	}
+	header, err := decodeObject(document)
+	if err != nil {
+		return errNoJWT
+	}
 	// What must be understood is not; nor are payloads that are not encoded, and what is encrypted or compressed.
 	for _, name := range []string{"crit", "b64", "enc", "zip"} {
 		if _, ok := header[name]; ok {
-			return errMalformed
+			return errHeader
 		}
 	}
-	var err error
-	if t.algorithm, err = optional[string](header, "alg"); err != nil || t.algorithm == "" {
-		return errMalformed
+	if t.Algorithm, err = optional[string](header, "alg"); err != nil || t.Algorithm == "" {
+		return errNoJWT
 	}
-	t.keyID, err = optional[string](header, "kid")
-	return err
+	if t.KeyID, err = optional[string](header, "kid"); err != nil {
+		return errNoJWT
+	}
+	return nil
 }
 
-func (t *token) readClaims() error {
-	var err error
-	if t.issuer, err = optional[string](t.claims, "iss"); err != nil {
+func (t *Token) readClaims() (err error) {
+	if t.Claims, err = decodeObject(t.payload); err != nil {
 		return err
 	}
-	switch audience := t.claims["aud"].(type) {
+	if t.Issuer, err = optional[string](t.Claims, "iss"); err != nil {
+		return err
+	}
+	switch audience := t.Claims["aud"].(type) {
 	case nil:
-		if _, ok := t.claims["aud"]; ok {
-			return errMalformed
+		if _, ok := t.Claims["aud"]; ok {
+			return errClaims
 		}
 	case string:
-		t.audiences = []string{audience}
+		t.Audiences = []string{audience}
 	case []any:
 		for _, one := range audience {
 			text, ok := one.(string)
 			if !ok {
-				return errMalformed
+				return errClaims
 			}
-			t.audiences = append(t.audiences, text)
+			t.Audiences = append(t.Audiences, text)
 		}
 	default:
-		return errMalformed
+		return errClaims
 	}
-	for name, field := range map[string]*time.Time{"exp": &t.expires, "nbf": &t.notBefore, "iat": &t.issued} {
-		if *field, err = numericDate(t.claims, name); err != nil {
+	for name, field := range map[string]*time.Time{"exp": &t.Expires, "nbf": &t.NotBefore, "iat": &t.Issued} {
+		if *field, err = numericDate(t.Claims, name); err != nil {
 			return err
 		}
 	}
@@ -143,7 +148,7 @@ func optional[T any](object map[string]any, name string) (value T, err error) {
 		return value, nil
 	}
 	if value, ok = member.(T); !ok {
-		return value, errMalformed
+		return value, errClaims
 	}
 	return value, nil
 }
@@ -162,7 +167,7 @@ func numericDate(claims map[string]any, name string) (time.Time, error) {
 	}
 	seconds, err := number.Float64()
 	if err != nil || math.Abs(seconds) > lastSecond {
-		return time.Time{}, errMalformed
+		return time.Time{}, errClaims
 	}
 	whole, fraction := math.Modf(seconds)
 	return time.Unix(int64(whole), int64(fraction*float64(time.Second))), nil
@@ -175,7 +180,7 @@ const maxDepth = 32
 // an object, text that is not UTF-8, numbers beyond a float64, and anything after the object.
 func decodeObject(document []byte) (map[string]any, error) {
 	if !utf8.Valid(document) || !json.Valid(document) {
-		return nil, errMalformed
+		return nil, errClaims
 	}
 	d := json.NewDecoder(bytes.NewReader(document))
 	d.UseNumber()
@@ -185,7 +190,7 @@ func decodeObject(document []byte) (map[string]any, error) {
 	}
 	object, ok := value.(map[string]any)
 	if !ok {
-		return nil, errMalformed
+		return nil, errClaims
 	}
 	return object, nil
 }
@@ -198,7 +203,7 @@ func decodeValue(d *json.Decoder, depth int) (any, error) {
 	switch next := next.(type) {
 	case json.Delim:
 		if depth == 0 {
-			return nil, errMalformed
+			return nil, errClaims
 		}
 		if next == '{' {
 			return decodeMembers(d, depth-1)
@@ -206,7 +211,7 @@ func decodeValue(d *json.Decoder, depth int) (any, error) {
 		return decodeElements(d, depth-1)
 	case json.Number:
 		if _, err := strconv.ParseFloat(next.String(), 64); err != nil {
-			return nil, errMalformed
+			return nil, errClaims
 		}
 	}
 	return next, nil
@@ -221,7 +226,7 @@ func decodeMembers(d *json.Decoder, depth int) (any, error) {
 		}
 		name, ok := next.(string)
 		if _, twice := object[name]; twice || !ok {
-			return nil, errMalformed
+			return nil, errClaims
 		}
 		if object[name], err = decodeValue(d, depth); err != nil {
 			return nil, err

@@ -4,14 +4,13 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/tollgate-mesh/tollgate/adapter/report"
 	"github.com/tollgate-mesh/tollgate/adapter/report/record"
+	"github.com/tollgate-mesh/tollgate/adapter/report/sink/client"
 )
 
 // verdict tells what an answer to so many records means, in the terms of client.Parts.
@@ -44,26 +43,10 @@ func verdict(response *http.Response, records int) error {
 }
 
 func throttled(response *http.Response, cause error) error {
-	if after := retryAfter(response.Header.Get("Retry-After"), time.Now()); after > 0 {
+	if after := client.RetryAfter(response.Header.Get("Retry-After"), time.Now()); after > 0 {
 		return report.Throttled(after, cause)
 	}
 	return cause
-}
-
-// maxRetryAfter is how long a server may make us wait.
-const maxRetryAfter = 5 * time.Minute
-
-// retryAfter reads both forms of the header, seconds and a date. What is neither, or in the past, is 0.
-func retryAfter(value string, now time.Time) time.Duration {
-	seconds, err := strconv.ParseUint(value, 10, 64)
-	if err == nil || errors.Is(err, strconv.ErrRange) { // then it is the largest there is
-		return time.Duration(min(seconds, uint64(maxRetryAfter/time.Second))) * time.Second
-	}
-	date, err := http.ParseTime(value)
-	if err != nil {
-		return 0
-	}
-	return min(max(date.Sub(now), 0), maxRetryAfter)
 }
 
 // idempotencyKey is the same for the same records in the same order.

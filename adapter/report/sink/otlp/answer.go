@@ -3,7 +3,6 @@ package otlp
 import (
 	"fmt"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -12,14 +11,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/tollgate-mesh/tollgate/adapter/report"
+	"github.com/tollgate-mesh/tollgate/adapter/report/sink/client"
 )
-
-// longestPause bounds what the other side can ask for.
-const longestPause = 5 * time.Minute
-
-func throttled(after time.Duration, err error) error {
-	return report.Throttled(min(max(after, 0), longestPause), err)
-}
 
 // classifyStatus says what follows from a gRPC status. The OTLP specification says it of most codes; where we differ is said below.
 func classifyStatus(s *status.Status, headers map[string]string) error {
@@ -46,7 +39,7 @@ func classifyStatus(s *status.Status, headers map[string]string) error {
 	}
 	for _, detail := range s.Details() {
 		if info, ok := detail.(*errdetails.RetryInfo); ok {
-			return throttled(info.GetRetryDelay().AsDuration(), err)
+			return report.Throttled(min(max(info.GetRetryDelay().AsDuration(), 0), client.MaxRetryAfter), err)
 		}
 	}
 	return err
@@ -91,24 +84,13 @@ func classifyHTTP(code int, header http.Header, message string) error {
 	case code == http.StatusUnauthorized, code == http.StatusForbidden, code == http.StatusProxyAuthRequired:
 		return fmt.Errorf("%w; check the credential and the headers", err)
 	case code == http.StatusTooManyRequests, code == http.StatusRequestTimeout, code == http.StatusTooEarly, code >= 500:
-		if after, ok := retryAfter(header.Get("Retry-After"), time.Now()); ok {
-			return throttled(after, err)
+		if after := client.RetryAfter(header.Get("Retry-After"), time.Now()); after > 0 {
+			return report.Throttled(after, err)
 		}
 		return err
 	default:
 		return report.Permanent(err)
 	}
-}
-
-// retryAfter reads a number of seconds or a date.
-func retryAfter(value string, now time.Time) (time.Duration, bool) {
-	if seconds, err := strconv.ParseUint(value, 10, 64); err == nil {
-		return time.Duration(min(seconds, uint64(longestPause/time.Second))) * time.Second, true
-	}
-	if date, err := http.ParseTime(value); err == nil {
-		return date.Sub(now), true
-	}
-	return 0, false
 }
 
 // redact takes out of the other side's words the headers that we sent, in case it repeats them.

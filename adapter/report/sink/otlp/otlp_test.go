@@ -151,7 +151,7 @@ func TestGRPCAnswers(t *testing.T) {
 	table := map[string]answer{
 		"RetryInfo":                    {withDelay(t, codes.ResourceExhausted, 7*time.Second), "throttled", 7 * time.Second},
 		"RetryInfo with Unavailable":   {withDelay(t, codes.Unavailable, 7*time.Second), "throttled", 7 * time.Second},
-		"RetryInfo of an hour":         {withDelay(t, codes.ResourceExhausted, time.Hour), "throttled", longestPause},
+		"RetryInfo of an hour":         {withDelay(t, codes.ResourceExhausted, time.Hour), "throttled", client.MaxRetryAfter},
 		"RetryInfo below 0":            {withDelay(t, codes.ResourceExhausted, -time.Hour), "retryable", 0},
 		"RetryInfo with what is final": {withDelay(t, codes.InvalidArgument, time.Second), "permanent", 0},
 	}
@@ -222,10 +222,10 @@ func TestHTTPAnswers(t *testing.T) {
 		"429 with seconds":               {code: 429, retryAfter: "30", want: "throttled", after: 30 * time.Second},
 		"429 with a date":                {code: 429, retryAfter: later(30 * time.Second), want: "throttled", after: 30 * time.Second},
 		"429 with a date that is over":   {code: 429, retryAfter: later(-time.Hour), want: "retryable"},
-		"429 with a year":                {code: 429, retryAfter: "31536000", want: "throttled", after: longestPause},
-		"429 with more than a number":    {code: 429, retryAfter: "18446744073709551615", want: "throttled", after: longestPause},
+		"429 with a year":                {code: 429, retryAfter: "31536000", want: "throttled", after: client.MaxRetryAfter},
+		"429 with more than a number":    {code: 429, retryAfter: "18446744073709551615", want: "throttled", after: client.MaxRetryAfter},
 		"429 with a negative number":     {code: 429, retryAfter: "-1", want: "retryable"},
-		"429 with a distant date":        {code: 429, retryAfter: later(24 * time.Hour), want: "throttled", after: longestPause},
+		"429 with a distant date":        {code: 429, retryAfter: later(24 * time.Hour), want: "throttled", after: client.MaxRetryAfter},
 		"500":                            {code: 500, want: "retryable"},
 		"502":                            {code: 502, want: "retryable"},
 		"503":                            {code: 503, want: "retryable"},
