@@ -37,6 +37,7 @@ import (
 	"github.com/tollgate-mesh/tollgate/adapter/policy/header"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/jwt"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/list"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/quota"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/rego"
 	"github.com/tollgate-mesh/tollgate/adapter/report"
 	"github.com/tollgate-mesh/tollgate/adapter/secret"
@@ -53,6 +54,7 @@ type Adapter struct {
 	secrets  *secret.Store
 	keySets  *keyset.Store
 	lists    *lists.Store
+	redis    redisStores
 	server   *grpc.Server
 	health   *health.Server
 	// endWatches ends the streams of those who watch the health service.
@@ -86,9 +88,13 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 	observer.CountTransport(access)
 	named := lists.Open(ctx, listSources(s.Lists), logger)
 	observer.CountLists(named.Stats)
-	pipeline, sinks, err := openPipeline(ctx, s.Reports, os.Stdout, logger)
+	shared, err := openRedis(s.Redis)
 	if err != nil {
 		return nil, err
+	}
+	pipeline, sinks, err := openPipeline(ctx, s.Reports, os.Stdout, logger)
+	if err != nil {
+		return nil, errors.Join(err, shared.Close())
 	}
 	observer.CountReports(pipeline)
 	observer.CountSinks(sinks)
@@ -107,8 +113,17 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		Timeout: s.EvaluationTimeout,
 		Gate:    policy.NewGate(s.Limits.ConcurrentChecks, s.Limits.QueueWait),
 	}
+	counts := quota.NewMemory(s.Limits.QuotaCounts)
+	observer.CountQuotas(counts.Counts)
 	door := mixer.NewDoor(mixer.Engines{
 		Compiler: compiler,
+		Quotas: &policy.Compiler{
+			Kinds:   []policy.Kind{quota.Kind{Memory: counts, Stores: shared.stores()}},
+			Timeout: s.EvaluationTimeout,
+			// Its own: those who wait for a Redis that hangs must not keep checks out.
+			Gate:   policy.NewGate(s.Limits.ConcurrentChecks, s.Limits.QueueWait),
+			Wanted: quota.Wanted,
+		},
 		Planner:  &report.Planner{Sinks: pipeline.Sinks(), Default: reports.DefaultSinks},
 		Acceptor: pipeline,
 		Recorder: decisions,
@@ -130,6 +145,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		server:     access.NewServer(mixer.NewCodec()),
 		transport:  access,
 		lists:      named,
+		redis:      shared,
 		health:     health.NewServer(),
 		endWatches: endWatches,
 		pipeline:   pipeline,
@@ -149,7 +165,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 	if err := errors.Join(registerReflection(a.server), a.listen(ctx)); err != nil {
 		endWatches()
 		a.server.Stop() // its workers are there already
-		return nil, errors.Join(err, closePipeline(ctx, pipeline))
+		return nil, errors.Join(err, closePipeline(ctx, pipeline), shared.Close())
 	}
 	return a, nil
 }
@@ -242,7 +258,7 @@ func (a *Adapter) Run(ctx context.Context) error {
 	defer cancel()
 	a.admin.Shutdown(finish)
 	stop()
-	err := errors.Join(group.Wait(), undelivered)
+	err := errors.Join(group.Wait(), undelivered, a.redis.Close())
 	a.logger.Info("ended")
 	return err
 }

@@ -154,6 +154,9 @@ func render(h *config.Handler) string {
 		}
 		line("%s", text)
 	}
+	for i := range h.Quotas {
+		line("%s", renderQuota(&h.Quotas[i]))
+	}
 	if modes := renderModes(h.Modes); modes != "all closed" {
 		line("modes %s", modes)
 	}
@@ -202,6 +205,25 @@ func renderJWT(check config.JWTCheck) string {
 		text += fmt.Sprintf(", realm %q", check.Realm)
 	}
 	return text
+}
+
+func renderQuota(q *config.Quota) string {
+	text := fmt.Sprintf("quota %s: %s", q.Name, renderLimit(q.Limit))
+	text += part("of", q.Instance) + part("by", q.Dimensions) + part("in", q.Store)
+	if q.MaxKeys != config.DefaultQuotaKeys {
+		text += part("keys", q.MaxKeys)
+	}
+	for _, o := range q.Overrides {
+		text += fmt.Sprintf(", for %v %s", o.Dimensions, renderLimit(o.Limit))
+	}
+	return text
+}
+
+func renderLimit(l config.QuotaLimit) string {
+	if l.Refill == 0 {
+		return fmt.Sprintf("%d in %s", l.Amount, l.Window)
+	}
+	return fmt.Sprintf("%d at once, %d back in %s", l.Amount, l.Refill, l.Window)
 }
 
 func orInstance(p config.Property) string {

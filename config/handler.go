@@ -246,6 +246,8 @@ type Handler struct {
 	APIKeys []APIKeyCheck
 	// Rego is nil where there is no policy.
 	Rego *RegoPolicy
+	// Quotas limit what quota calls may take. They are no checks.
+	Quotas []Quota
 	// Modes are the failure modes. They are closed throughout where the failure section has a problem.
 	Modes Modes
 	// Allow bounds the reuse of allows: both fields positive, or SingleUse.

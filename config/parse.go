@@ -95,6 +95,7 @@ func validate(problems *Problems, params *configpb.Params) *Handler {
 	handler.Lists = lists(problems, params.GetLists())
 	handler.APIKeys = apiKeys(problems, params.GetApiKeys())
 	handler.Rego = regoPolicy(problems, params)
+	handler.Quotas = quotas(problems, params.GetQuotas())
 	handler.Modes = modes(problems, params)
 	handler.Allow, handler.Deny = lifetimes(problems, params.GetLifetimes())
 	handler.Denial = denial(problems, params.GetDenial())

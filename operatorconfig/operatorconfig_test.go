@@ -31,6 +31,7 @@ import (
 	_ "github.com/tollgate-mesh/tollgate/template/listentry"
 	_ "github.com/tollgate-mesh/tollgate/template/logentry"
 	_ "github.com/tollgate-mesh/tollgate/template/metric"
+	_ "github.com/tollgate-mesh/tollgate/template/quota"
 	_ "github.com/tollgate-mesh/tollgate/template/reportnothing"
 	_ "github.com/tollgate-mesh/tollgate/template/tracespan"
 )
@@ -230,6 +231,7 @@ func TestVarieties(t *testing.T) {
 		{"apikey", v1beta1.TEMPLATE_VARIETY_CHECK},
 		{"listentry", v1beta1.TEMPLATE_VARIETY_CHECK},
 		{"checknothing", v1beta1.TEMPLATE_VARIETY_CHECK},
+		{"quota", v1beta1.TEMPLATE_VARIETY_QUOTA},
 		{"logentry", v1beta1.TEMPLATE_VARIETY_REPORT},
 		{"metric", v1beta1.TEMPLATE_VARIETY_REPORT},
 		{"tracespan", v1beta1.TEMPLATE_VARIETY_REPORT},
@@ -249,10 +251,13 @@ func TestVarieties(t *testing.T) {
 			require.NoError(t, err, "a check's variety is zero, and must be written all the same")
 			assert.Equal(t, &want[i].variety, variety)
 
-			// A check carries one instance, a report any number.
+			// A check and a quota carry one instance, a report any number.
 			field, reply, label := "instance", "CheckResult", gogodescriptor.FieldDescriptorProto_LABEL_OPTIONAL
-			if want[i].variety == v1beta1.TEMPLATE_VARIETY_REPORT {
+			switch want[i].variety {
+			case v1beta1.TEMPLATE_VARIETY_REPORT:
 				field, reply, label = "instances", "ReportResult", gogodescriptor.FieldDescriptorProto_LABEL_REPEATED
+			case v1beta1.TEMPLATE_VARIETY_QUOTA:
+				reply = "QuotaResult"
 			}
 			method := file.GetService()[0].GetMethod()[0]
 			assert.Equal(t, ".istio.mixer.adapter.model.v1beta1."+reply, method.GetOutputType())

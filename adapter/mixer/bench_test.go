@@ -4,10 +4,15 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/tollgate-mesh/tollgate/adapter/mixer/mixertest"
+	"github.com/tollgate-mesh/tollgate/adapter/policy"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/quota"
+	"github.com/tollgate-mesh/tollgate/config"
 	"github.com/tollgate-mesh/tollgate/config/configpb"
 	"github.com/tollgate-mesh/tollgate/template/apikey"
 )
@@ -88,6 +93,52 @@ func BenchmarkCheckTemplates(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				if _, err := codec.Marshal(door.check(b.Context(), checkTemplates[c.template], text)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkQuota measures the same for quota calls that are counted in memory, each with an id of its own as Mixer sends them.
+func BenchmarkQuota(b *testing.B) {
+	window := &configpb.Quota{Instance: "requests", Amount: config.MaxQuotaAmount, Window: durationpb.New(time.Hour), MaxKeys: config.MaxQuotaKeys}
+	bucket, _ := proto.Clone(window).(*configpb.Quota)
+	bucket.Algorithm = configpb.Quota_TOKEN_BUCKET
+	none, _ := proto.Clone(window).(*configpb.Quota)
+	none.Amount, none.Overrides = 1, []*configpb.QuotaOverride{{Dimensions: map[string]string{"user": "bob"}, Amount: proto.Int64(5)}}
+	for _, c := range []struct {
+		name    string
+		quota   *configpb.Quota
+		users   int
+		granted bool
+	}{
+		{"fixed window", window, 1, true},
+		{"token bucket", bucket, 1, true},
+		{"100000 users", window, 100_000, true},
+		{"exhausted", none, 1, false},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			engines := testEngines(testCompiler())
+			engines.Quotas = &policy.Compiler{
+				Kinds:   []policy.Kind{quota.Kind{Memory: quota.NewMemory(config.MaxQuotaKeys)}},
+				Timeout: time.Second, Gate: policy.NewGate(2, 0), Wanted: quota.Wanted,
+			}
+			door := NewDoor(engines, testLimits(), quiet{})
+			codec := NewCodec()
+			params := mixertest.Params(&configpb.Params{Quotas: []*configpb.Quota{c.quota}})
+			calls := make([]string, 100_000) // more than are remembered, so that none is a repeat
+			for i := range calls {
+				user := map[string]string{"user": fmt.Sprint("user-", i%c.users), "path": "/reviews"}
+				calls[i] = string(mixertest.Quota(params, fmt.Sprint("c0ffee-", i), user, 2, false))
+			}
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				result := door.quota(b.Context(), calls[i%len(calls)])
+				if got := result.Quotas[mixertest.QuotaInstance].GrantedAmount; got > 0 != c.granted {
+					b.Fatalf("%d are granted", got)
+				}
+				if _, err := codec.Marshal(result); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -29,6 +29,7 @@ type Observer interface {
 // Door answers Mixer's calls.
 type Door struct {
 	handlers *handlers
+	quotas   *handlers
 	plans    *plans
 	acceptor Acceptor
 	recorder Recorder
@@ -40,6 +41,8 @@ type Door struct {
 type Engines struct {
 	// Compiler makes policies of the handlers that checks bring.
 	Compiler *policy.Compiler
+	// Quotas makes policies of the handlers that quota calls bring.
+	Quotas *policy.Compiler
 	// Planner makes plans of the handlers that reports bring.
 	Planner *report.Planner
 	// Acceptor keeps what is reported.
@@ -57,10 +60,12 @@ type Recorder interface {
 	Record(caller string, handler *config.Handler, request *policy.Request, decision policy.Decision, elapsed time.Duration) (id string)
 }
 
-// NewDoor returns a door to the engines. Limits holds for the handlers of checks and for those of reports, each by themselves.
+// NewDoor returns a door to the engines. Limits holds for the handlers of checks, of quota calls and of reports,
+// each by themselves.
 func NewDoor(engines Engines, limits HandlerLimits, observer Observer) *Door {
 	return &Door{
 		handlers: newHandlers(engines.Compiler, limits, observer),
+		quotas:   newHandlers(engines.Quotas, limits, observer),
 		plans:    newPlans(engines.Planner, limits, observer),
 		acceptor: engines.Acceptor,
 		recorder: engines.Recorder,
@@ -90,7 +95,7 @@ func CheckServices() []string {
 	for _, t := range checkTemplates {
 		names = append(names, t.service)
 	}
-	return names
+	return append(names, quotaService)
 }
 
 // ReportServices returns the names of the gRPC services whose calls hand over records.
@@ -109,6 +114,9 @@ func (d *Door) Register(server grpc.ServiceRegistrar) {
 			return d.check(ctx, t, text), nil
 		})
 	}
+	d.register(server, quotaService, quotaMethod, func(ctx context.Context, text string) (any, error) {
+		return d.quota(ctx, text), nil
+	})
 	for _, t := range reportTemplates {
 		d.register(server, t.service, t.method, func(ctx context.Context, text string) (any, error) {
 			return d.report(ctx, t, text)
@@ -145,47 +153,46 @@ func (d *Door) check(ctx context.Context, t checkTemplate, text string) (result 
 	defer func() {
 		if r := recover(); r != nil {
 			// Nobody was told of this decision: the observer itself panicked.
-			result = checkResult(panicked(t, r))
+			result = checkResult(panicked(t.service, r))
 		}
 	}()
 	start := time.Now()
-	handler, request, decision := d.decide(ctx, t, text)
+	var call call
+	handler, decision := d.decide(ctx, d.handlers, t.service, &call, func() error { return decodeCheck(text, t.decode, &call) })
 	elapsed := time.Since(start)
-	decision.ID = d.recorder.Record(d.caller(ctx), handler, request, decision, elapsed)
-	d.observer.Decided(handler, request.Instance, decision, elapsed)
+	decision.ID = d.recorder.Record(d.caller(ctx), handler, &call.request, decision, elapsed)
+	d.observer.Decided(handler, call.request.Instance, decision, elapsed)
 	return checkResult(decision)
 }
 
-func (d *Door) decide(ctx context.Context, t checkTemplate, text string) (handler *config.Handler, request *policy.Request, decision policy.Decision) {
-	var call call
-	request = &call.request
+// decide decodes a call and asks the policy of its params.
+func (d *Door) decide(ctx context.Context, handlers *handlers, service string, call *call, decode func() error) (handler *config.Handler, decision policy.Decision) {
 	defer func() {
 		if r := recover(); r != nil {
-			decision = panicked(t, r)
+			decision = panicked(service, r)
 		}
 	}()
-	switch err := decodeCheck(text, t.decode, &call); {
+	switch err := decode(); {
 	case err != nil:
-		return nil, request, malformed(t, err)
+		return nil, malformed(service, err)
 	case !call.hasConfig:
-		return nil, request, unconfigured("the call has no adapter_config; check that the adapter resource has session_based: false and a config")
+		return nil, unconfigured("the call has no adapter_config; check that the adapter resource has session_based: false and a config")
 	case call.typeURL != config.TypeURL:
-		return nil, request, unconfigured("adapter_config is a %.100q, not a %s; apply the adapter resource that `tollgate operatorconfig` prints", call.typeURL, config.TypeURL)
+		return nil, unconfigured("adapter_config is a %.100q, not a %s; apply the adapter resource that `tollgate operatorconfig` prints", call.typeURL, config.TypeURL)
 	case len(call.params) > MaxParamsBytes:
-		return nil, request, unconfigured("params have %d bytes; use at most %d", len(call.params), MaxParamsBytes)
+		return nil, unconfigured("params have %d bytes; use at most %d", len(call.params), MaxParamsBytes)
 	}
-	handler, decision = d.handlers.decide(ctx, call.params, request)
-	return handler, request, decision
+	return handlers.decide(ctx, call.params, &call.request)
 }
 
 // panicked is the answer to a panic outside of every check, which recover by themselves: it is the door's own fault, and no
 // handler's modes are known for sure.
-func panicked(t checkTemplate, r any) policy.Decision {
-	return policy.Fail(config.Panic, "answering %s: %T\n%s", t.service, r, debug.Stack()).Resolve(config.Modes{})
+func panicked(service string, r any) policy.Decision {
+	return policy.Fail(config.Panic, "answering %s: %T\n%s", service, r, debug.Stack()).Resolve(config.Modes{})
 }
 
-func malformed(t checkTemplate, err error) policy.Decision {
-	return policy.Fail(config.MalformedRequest, "%s: %v; check that the template resource is the one that belongs to this version", t.service, err).
+func malformed(service string, err error) policy.Decision {
+	return policy.Fail(config.MalformedRequest, "%s: %v; check that the template resource is the one that belongs to this version", service, err).
 		Resolve(config.Modes{})
 }
 

@@ -238,10 +238,19 @@ func TestDoorNeverAnswersWithAnRPCError(t *testing.T) {
 			assert.NotEqualValues(t, 13, result.Status.Code, name)
 		}
 	}
-	_, ok := intercepted.Load(mixertest.Method)
-	assert.True(t, ok, "interceptors see the call")
+	for name, sample := range quotaSamples(t) {
+		result, err := mixertest.SendQuota(t.Context(), connection, []byte(sample))
+		if assert.NoError(t, err, name) {
+			assert.Zero(t, result.GrantedAmount, name)
+		}
+	}
+	for _, method := range []string{mixertest.Method, mixertest.QuotaMethod} {
+		_, ok := intercepted.Load(method)
+		assert.True(t, ok, "interceptors see the call")
+	}
 	assert.Equal(t, []string{
 		"authorization.HandleAuthorizationService", "apikey.HandleApiKeyService", "listentry.HandleListEntryService", "checknothing.HandleCheckNothingService",
+		"quota.HandleQuotaService",
 	}, CheckServices())
 }
 

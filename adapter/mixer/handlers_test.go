@@ -50,7 +50,7 @@ func testCompiler() *policy.Compiler {
 
 // testEngines are a compiler's, with no room for reports and no record of decisions.
 func testEngines(compiler *policy.Compiler) Engines {
-	return Engines{Compiler: compiler, Planner: &report.Planner{}, Acceptor: &acceptor{}, Recorder: recorder{}, Caller: func(context.Context) string { return "" }}
+	return Engines{Compiler: compiler, Quotas: compiler, Planner: &report.Planner{}, Acceptor: &acceptor{}, Recorder: recorder{}, Caller: func(context.Context) string { return "" }}
 }
 
 // recorder gives every decision the same id.

@@ -2,6 +2,7 @@ package mixer
 
 import (
 	"maps"
+	"time"
 
 	"github.com/gogo/protobuf/types"
 	"istio.io/api/mixer/adapter/model/v1beta1"
@@ -53,4 +54,23 @@ func checkResult(d policy.Decision) *v1beta1.CheckResult {
 		}
 	}
 	return result
+}
+
+// deniedFor is how long a denied quota is sent as valid. Mixer takes 0 for 0 s as no answer at all, and lets another handler's grant
+// stand in its place.
+const deniedFor = time.Millisecond
+
+// quotaResult is Mixer's form of a decision about a quota. Mixer reads the amount and how long it is valid, and passes nothing else on.
+func quotaResult(instance string, d policy.Decision) *v1beta1.QuotaResult {
+	result := v1beta1.QuotaResult_Result{ValidDuration: max(d.Lifetime.Duration, deniedFor)}
+	switch {
+	case !d.Allowed():
+		result.Status.Code = int32(d.Code)
+		result.Status.Message = d.Message
+	case d.Lifetime.Reusable():
+		result.GrantedAmount = d.Granted
+	default:
+		result.GrantedAmount, result.ValidDuration = d.Granted, config.SingleUse.Duration
+	}
+	return &v1beta1.QuotaResult{Quotas: map[string]v1beta1.QuotaResult_Result{instance: result}}
 }

@@ -48,8 +48,12 @@ const (
 type Verdict struct {
 	// Result is what the check found.
 	Result Result
+	// Name is what gave the verdict, where the check has several parts; empty for the check's own name.
+	Name string
 	// Reason says why.
 	Reason string
+	// Granted is how much a quota grants. Only where the result is Passed.
+	Granted int64
 	// Lifetime bounds the reuse of the answer; zero sets no bound.
 	Lifetime config.Lifetime
 	// Claims are what a verified token says, for the checks that come after; nil for nothing. Only where the result is Passed.

@@ -62,6 +62,9 @@ func (c *combination) add(check string, v Verdict) (decided bool) {
 	if v.Result != Passed && v.Result != Denied && v.Failure == nil {
 		v.Failure = Fail(config.EvaluationError, "check %s gave no verdict", check)
 	}
+	if v.Name != "" {
+		check = v.Name
+	}
 	s := c.standingOf(v)
 	switch {
 	case !c.seen || c.rank[s] > c.rank[c.standing]:
@@ -80,7 +83,7 @@ func (c *combination) decision() Decision {
 	var d Decision
 	switch c.standing {
 	case passed:
-		d = Decision{Code: config.OK, Reason: c.verdict.Reason, Lifetime: tighter(c.handler.Allow, c.lifetime)}
+		d = Decision{Code: config.OK, Granted: c.verdict.Granted, Reason: c.verdict.Reason, Lifetime: tighter(c.handler.Allow, c.lifetime)}
 		if !d.Lifetime.Reusable() {
 			d.Lifetime = config.SingleUse
 		}

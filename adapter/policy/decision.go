@@ -19,6 +19,8 @@ type Decision struct {
 	HTTP *config.HTTPResponse
 	// Lifetime bounds the reuse of the answer. An allow's is reusable or SingleUse; a denial's may be zero.
 	Lifetime config.Lifetime
+	// Granted is how much a quota call may take; 0 for a check, and where Code is not OK.
+	Granted int64
 	// Check names the check that decided.
 	Check string
 	// Reason says why in a stable word or in the policy's own, for logs and records and never for the end user.

@@ -19,6 +19,8 @@ type Compiler struct {
 	Timeout time.Duration
 	// Gate bounds how many dear checks run at once.
 	Gate *Gate
+	// Wanted says what to add to a handler that has nothing for any of Kinds; empty for checks.
+	Wanted string
 }
 
 // Compile makes the policy of a handler. It never fails: a configuration with problems makes a policy whose every decision is
@@ -37,7 +39,10 @@ func (c *Compiler) Compile(handler *config.Handler, problems config.Problems) *P
 	}
 	if len(p.problems) == 0 && len(p.checks) == 0 {
 		text := "no check is configured, so nothing could be denied: add auth_key, headers, jwt, lists, api_keys, or policy with check_method"
-		if handler.HasChecks() {
+		switch {
+		case c.Wanted != "":
+			text = c.Wanted
+		case handler.HasChecks():
 			text = "no check came of this configuration; check that this version has the kind of check it names"
 		}
 		p.problems = config.Problems{{Field: "params", Text: text}}

@@ -17,6 +17,8 @@ type Request struct {
 	API *API
 	// Value is what a list is asked about; nil where the instance has none.
 	Value *attribute.Value
+	// Quota is what a quota call asks for; nil where the call is a check.
+	Quota *Quota
 	// Claims are those of the token that a check before this one verified, as encoding/json decodes them with numbers as
 	// json.Number; nil where there is none. No check changes them.
 	Claims map[string]any
@@ -66,6 +68,18 @@ type API struct {
 	Key string
 	// Time is when the call was made; nil where the instance does not say.
 	Time *attribute.Value
+}
+
+// Quota is an amount that is asked for.
+type Quota struct {
+	// Dimensions tell one count from another.
+	Dimensions attribute.Map
+	// Amount is how much is asked for. Nobody promises that it is positive.
+	Amount int64
+	// BestEffort means that less will do. Else it is all or nothing.
+	BestEffort bool
+	// DedupID is the same in calls that repeat one another; not unique over time, and empty where the caller has none.
+	DedupID string
 }
 
 // Property returns the value of the property that p names.

@@ -42,6 +42,8 @@ type Settings struct {
 	KeySets map[string]KeySet `yaml:"key_sets"`
 	// Lists maps names to the lists that checks look into.
 	Lists map[string]List `yaml:"lists"`
+	// Redis maps names to the stores in which replicas share counts of quotas.
+	Redis map[string]Redis `yaml:"redis"`
 	// Limits bounds what the process takes on.
 	Limits Limits `yaml:"limits"`
 	// Reports says where records go.
@@ -74,6 +76,8 @@ type Limits struct {
 	ConcurrentChecks int `yaml:"concurrent_checks"`
 	// QueueWait is how long a check waits for its turn before it counts as overload.
 	QueueWait time.Duration `yaml:"queue_wait"`
+	// QuotaCounts is how many counts of quotas are in memory at once.
+	QuotaCounts int `yaml:"quota_counts"`
 	// Handlers bounds the cache of compiled handlers.
 	Handlers Handlers `yaml:"handlers"`
 }
@@ -113,6 +117,7 @@ func Default() Settings {
 			MessageBytes:     16 << 20,
 			ConcurrentChecks: 256,
 			QueueWait:        10 * time.Millisecond,
+			QuotaCounts:      100_000,
 			Handlers:         Handlers{Entries: 256, Bytes: 4 << 20, Compiling: 4, Waiting: 64, RetryAfter: 5 * time.Second},
 		},
 		Reports:  Reports{Flush: 5 * time.Second},
@@ -246,6 +251,7 @@ func (s Settings) Validate() error {
 		// Room for the largest params and a large request: what gRPC refuses, Mixer reads as INTERNAL, and a mesh may let that pass.
 		{"limits.message_bytes", s.Limits.MessageBytes, 8 << 20, 1 << 30},
 		{"limits.concurrent_checks", s.Limits.ConcurrentChecks, 1, 1 << 20},
+		{"limits.quota_counts", s.Limits.QuotaCounts, 1, 10_000_000},
 		{"limits.handlers.entries", s.Limits.Handlers.Entries, 1, 1 << 20},
 		{"limits.handlers.bytes", s.Limits.Handlers.Bytes, 64 << 10, 1 << 30},
 		{"limits.handlers.compiling", s.Limits.Handlers.Compiling, 1, 256},
@@ -253,5 +259,5 @@ func (s Settings) Validate() error {
 	} {
 		add(n.value < n.least || n.value > n.most, "%s is %d; use %d to %d", n.key, n.value, n.least, n.most)
 	}
-	return errors.Join(slices.Concat(problems, s.TLS.validate(), s.validateCallers(), s.Connections.validate(), validateKeySets(s.KeySets), validateLists(s.Lists), s.Reports.validate())...)
+	return errors.Join(slices.Concat(problems, s.TLS.validate(), s.validateCallers(), s.Connections.validate(), validateKeySets(s.KeySets), validateLists(s.Lists), validateRedis(s.Redis), s.Reports.validate())...)
 }

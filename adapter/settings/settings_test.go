@@ -98,6 +98,17 @@ limits:
     compiling: 6
     waiting: 7
     retry_after: 8s
+  quota_counts: 26
+redis:
+  main:
+    addresses: [r:1]
+    cluster: true
+    database: 27
+    username: u
+    password: {file: /p}
+    tls: {enabled: true, ca: /ca, cert: /cert, key: /key, server_name: sn}
+    timeout: 28ms
+    connections: 29
 reports:
   directory: /spool
   default_sinks: [a, b]
@@ -197,8 +208,12 @@ func TestParseReadsEverySetting(t *testing.T) {
 		Lists: map[string]settings.List{
 			"a": {Type: "regex", File: "/l", URL: "https://l", CA: "/ca", Refresh: 23 * time.Second, MaxStale: 24 * time.Minute, Timeout: 25 * time.Second},
 		},
+		Redis: map[string]settings.Redis{"main": {
+			Addresses: []string{"r:1"}, Cluster: true, Database: 27, Username: "u", Password: settings.ClientCredential{File: "/p"}, TLS: tls,
+			Timeout: 28 * time.Millisecond, Connections: 29,
+		}},
 		Limits: settings.Limits{
-			MessageBytes: 1, ConcurrentChecks: 2, QueueWait: 3 * time.Millisecond,
+			MessageBytes: 1, ConcurrentChecks: 2, QueueWait: 3 * time.Millisecond, QuotaCounts: 26,
 			Handlers: settings.Handlers{Entries: 4, Bytes: 5, Compiling: 6, Waiting: 7, RetryAfter: 8 * time.Second},
 		},
 		Reports: settings.Reports{
@@ -556,6 +571,7 @@ func defaults() reflect.Value {
 	s.Reports = s.Reports.WithDefaults()
 	s.KeySets = map[string]settings.KeySet{"name": settings.KeySet{}.WithDefaults()}
 	s.Lists = map[string]settings.List{"name": settings.List{}.WithDefaults()}
+	s.Redis = map[string]settings.Redis{"name": settings.Redis{}.WithDefaults()}
 	return reflect.ValueOf(s)
 }
 

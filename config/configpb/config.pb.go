@@ -250,6 +250,59 @@ func (ListCheck_EntryType) EnumDescriptor() ([]byte, []int) {
 	return file_tollgate_config_config_proto_rawDescGZIP(), []int{5, 1}
 }
 
+// How a limit holds.
+type Quota_Algorithm int32
+
+const (
+	// The same as FIXED_WINDOW.
+	Quota_ALGORITHM_UNSPECIFIED Quota_Algorithm = 0
+	// At most `amount` in a window, which begins with the first grant after the one before has ended.
+	Quota_FIXED_WINDOW Quota_Algorithm = 1
+	// At most `amount` at once; what was taken comes back little by little, `refill` in a window.
+	Quota_TOKEN_BUCKET Quota_Algorithm = 2
+)
+
+// Enum value maps for Quota_Algorithm.
+var (
+	Quota_Algorithm_name = map[int32]string{
+		0: "ALGORITHM_UNSPECIFIED",
+		1: "FIXED_WINDOW",
+		2: "TOKEN_BUCKET",
+	}
+	Quota_Algorithm_value = map[string]int32{
+		"ALGORITHM_UNSPECIFIED": 0,
+		"FIXED_WINDOW":          1,
+		"TOKEN_BUCKET":          2,
+	}
+)
+
+func (x Quota_Algorithm) Enum() *Quota_Algorithm {
+	p := new(Quota_Algorithm)
+	*p = x
+	return p
+}
+
+func (x Quota_Algorithm) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Quota_Algorithm) Descriptor() protoreflect.EnumDescriptor {
+	return file_tollgate_config_config_proto_enumTypes[4].Descriptor()
+}
+
+func (Quota_Algorithm) Type() protoreflect.EnumType {
+	return &file_tollgate_config_config_proto_enumTypes[4]
+}
+
+func (x Quota_Algorithm) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Quota_Algorithm.Descriptor instead.
+func (Quota_Algorithm) EnumDescriptor() ([]byte, []int) {
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{8, 0}
+}
+
 // The answer to a failure.
 type Failure_Mode int32
 
@@ -287,11 +340,11 @@ func (x Failure_Mode) String() string {
 }
 
 func (Failure_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_tollgate_config_config_proto_enumTypes[4].Descriptor()
+	return file_tollgate_config_config_proto_enumTypes[5].Descriptor()
 }
 
 func (Failure_Mode) Type() protoreflect.EnumType {
-	return &file_tollgate_config_config_proto_enumTypes[4]
+	return &file_tollgate_config_config_proto_enumTypes[5]
 }
 
 func (x Failure_Mode) Number() protoreflect.EnumNumber {
@@ -300,7 +353,7 @@ func (x Failure_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Failure_Mode.Descriptor instead.
 func (Failure_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{8, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{10, 0}
 }
 
 // Status codes that a denial may carry, numbered as in google.rpc.Code. INTERNAL is not among them: a proxy may turn it into an allow.
@@ -356,11 +409,11 @@ func (x Denial_Code) String() string {
 }
 
 func (Denial_Code) Descriptor() protoreflect.EnumDescriptor {
-	return file_tollgate_config_config_proto_enumTypes[5].Descriptor()
+	return file_tollgate_config_config_proto_enumTypes[6].Descriptor()
 }
 
 func (Denial_Code) Type() protoreflect.EnumType {
-	return &file_tollgate_config_config_proto_enumTypes[5]
+	return &file_tollgate_config_config_proto_enumTypes[6]
 }
 
 func (x Denial_Code) Number() protoreflect.EnumNumber {
@@ -369,7 +422,7 @@ func (x Denial_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Denial_Code.Descriptor instead.
 func (Denial_Code) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{11, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{13, 0}
 }
 
 // How grave something is, numbered as in OpenTelemetry.
@@ -425,11 +478,11 @@ func (x SeverityRule_Severity) String() string {
 }
 
 func (SeverityRule_Severity) Descriptor() protoreflect.EnumDescriptor {
-	return file_tollgate_config_config_proto_enumTypes[6].Descriptor()
+	return file_tollgate_config_config_proto_enumTypes[7].Descriptor()
 }
 
 func (SeverityRule_Severity) Type() protoreflect.EnumType {
-	return &file_tollgate_config_config_proto_enumTypes[6]
+	return &file_tollgate_config_config_proto_enumTypes[7]
 }
 
 func (x SeverityRule_Severity) Number() protoreflect.EnumNumber {
@@ -438,7 +491,7 @@ func (x SeverityRule_Severity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SeverityRule_Severity.Descriptor instead.
 func (SeverityRule_Severity) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{14, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{16, 0}
 }
 
 // What becomes of the values.
@@ -482,11 +535,11 @@ func (x MetricRule_Kind) String() string {
 }
 
 func (MetricRule_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_tollgate_config_config_proto_enumTypes[7].Descriptor()
+	return file_tollgate_config_config_proto_enumTypes[8].Descriptor()
 }
 
 func (MetricRule_Kind) Type() protoreflect.EnumType {
-	return &file_tollgate_config_config_proto_enumTypes[7]
+	return &file_tollgate_config_config_proto_enumTypes[8]
 }
 
 func (x MetricRule_Kind) Number() protoreflect.EnumNumber {
@@ -495,7 +548,7 @@ func (x MetricRule_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MetricRule_Kind.Descriptor instead.
 func (MetricRule_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{15, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{17, 0}
 }
 
 // Which decisions are recorded.
@@ -543,11 +596,11 @@ func (x DecisionLog_Record) String() string {
 }
 
 func (DecisionLog_Record) Descriptor() protoreflect.EnumDescriptor {
-	return file_tollgate_config_config_proto_enumTypes[8].Descriptor()
+	return file_tollgate_config_config_proto_enumTypes[9].Descriptor()
 }
 
 func (DecisionLog_Record) Type() protoreflect.EnumType {
-	return &file_tollgate_config_config_proto_enumTypes[8]
+	return &file_tollgate_config_config_proto_enumTypes[9]
 }
 
 func (x DecisionLog_Record) Number() protoreflect.EnumNumber {
@@ -556,7 +609,7 @@ func (x DecisionLog_Record) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DecisionLog_Record.Descriptor instead.
 func (DecisionLog_Record) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{16, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{18, 0}
 }
 
 // Params configures one handler. A check that reaches a handler without any check is a configuration failure, never an allow.
@@ -598,7 +651,9 @@ type Params struct {
 	// Checks that look for a value in a list.
 	Lists []*ListCheck `protobuf:"bytes,16,rep,name=lists,proto3" json:"lists,omitempty"`
 	// Checks that want an API key, and know whose it is.
-	ApiKeys       []*ApiKeyCheck `protobuf:"bytes,17,rep,name=api_keys,json=apiKeys,proto3" json:"api_keys,omitempty"`
+	ApiKeys []*ApiKeyCheck `protobuf:"bytes,17,rep,name=api_keys,json=apiKeys,proto3" json:"api_keys,omitempty"`
+	// Limits of what quota calls may take. A quota call that none of them is for is a configuration failure, never a grant.
+	Quotas        []*Quota `protobuf:"bytes,18,rep,name=quotas,proto3" json:"quotas,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -748,6 +803,13 @@ func (x *Params) GetLists() []*ListCheck {
 func (x *Params) GetApiKeys() []*ApiKeyCheck {
 	if x != nil {
 		return x.ApiKeys
+	}
+	return nil
+}
+
+func (x *Params) GetQuotas() []*Quota {
+	if x != nil {
+		return x.Quotas
 	}
 	return nil
 }
@@ -1387,6 +1449,211 @@ func (x *ApiKey) GetSha256() string {
 	return ""
 }
 
+// Quota limits how much is granted within some time, to each combination of dimensions by itself. Counts belong to these params: a
+// handler that is changed starts anew, and handlers with equal params share them.
+type Quota struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The quota's name in logs, as quota/<name>; by default the instance's, or "all".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The instance it is for: its name, or <name>.instance.<namespace>; all that no entry before this is for where it is empty. The
+	// first entry that is for an instance holds.
+	Instance string `protobuf:"bytes,2,opt,name=instance,proto3" json:"instance,omitempty"`
+	// The dimensions of the instance that have a count of their own for each combination of values; by default all it has. One that a
+	// call lacks counts as a value of its own.
+	Dimensions []string `protobuf:"bytes,3,rep,name=dimensions,proto3" json:"dimensions,omitempty"`
+	// How the limit holds.
+	Algorithm Quota_Algorithm `protobuf:"varint,4,opt,name=algorithm,proto3,enum=tollgate.config.v1.Quota_Algorithm" json:"algorithm,omitempty"`
+	// How much, 1 to 1000000000000.
+	Amount int64 `protobuf:"varint,5,opt,name=amount,proto3" json:"amount,omitempty"`
+	// In what time, 100ms to 744h.
+	Window *durationpb.Duration `protobuf:"bytes,6,opt,name=window,proto3" json:"window,omitempty"`
+	// With TOKEN_BUCKET, how much comes back in a window, 1 to 1000000000000; `amount` unless it says otherwise.
+	Refill int64 `protobuf:"varint,7,opt,name=refill,proto3" json:"refill,omitempty"`
+	// Other limits for some values of the dimensions. The first that matches holds.
+	Overrides []*QuotaOverride `protobuf:"bytes,8,rep,name=overrides,proto3" json:"overrides,omitempty"`
+	// The name of a store that the adapter's settings define, for counts that replicas share; by default the memory of each replica.
+	Store string `protobuf:"bytes,9,opt,name=store,proto3" json:"store,omitempty"`
+	// How many combinations are counted at once in memory, 1 to 1000000; 10000 unless it says otherwise. One more is an overload
+	// failure until another's count has ended.
+	MaxKeys       int64 `protobuf:"varint,10,opt,name=max_keys,json=maxKeys,proto3" json:"max_keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Quota) Reset() {
+	*x = Quota{}
+	mi := &file_tollgate_config_config_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Quota) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Quota) ProtoMessage() {}
+
+func (x *Quota) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_config_config_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Quota.ProtoReflect.Descriptor instead.
+func (*Quota) Descriptor() ([]byte, []int) {
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Quota) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Quota) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *Quota) GetDimensions() []string {
+	if x != nil {
+		return x.Dimensions
+	}
+	return nil
+}
+
+func (x *Quota) GetAlgorithm() Quota_Algorithm {
+	if x != nil {
+		return x.Algorithm
+	}
+	return Quota_ALGORITHM_UNSPECIFIED
+}
+
+func (x *Quota) GetAmount() int64 {
+	if x != nil {
+		return x.Amount
+	}
+	return 0
+}
+
+func (x *Quota) GetWindow() *durationpb.Duration {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
+func (x *Quota) GetRefill() int64 {
+	if x != nil {
+		return x.Refill
+	}
+	return 0
+}
+
+func (x *Quota) GetOverrides() []*QuotaOverride {
+	if x != nil {
+		return x.Overrides
+	}
+	return nil
+}
+
+func (x *Quota) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+func (x *Quota) GetMaxKeys() int64 {
+	if x != nil {
+		return x.MaxKeys
+	}
+	return 0
+}
+
+// QuotaOverride is another limit for some values of the dimensions.
+type QuotaOverride struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The values, all of which a call must have, as text: numbers in decimal, addresses, times and durations as usual. Only dimensions
+	// that are counted by.
+	Dimensions map[string]string `protobuf:"bytes,1,rep,name=dimensions,proto3" json:"dimensions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// How much, 0 to 1000000000000. Always needed; with 0 nothing is granted.
+	Amount *int64 `protobuf:"varint,2,opt,name=amount,proto3,oneof" json:"amount,omitempty"`
+	// In what time, 100ms to 744h; as the quota says unless it says otherwise.
+	Window *durationpb.Duration `protobuf:"bytes,3,opt,name=window,proto3" json:"window,omitempty"`
+	// With TOKEN_BUCKET, how much comes back in a window; `amount` of the override unless it says otherwise.
+	Refill        int64 `protobuf:"varint,4,opt,name=refill,proto3" json:"refill,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QuotaOverride) Reset() {
+	*x = QuotaOverride{}
+	mi := &file_tollgate_config_config_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QuotaOverride) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QuotaOverride) ProtoMessage() {}
+
+func (x *QuotaOverride) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_config_config_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QuotaOverride.ProtoReflect.Descriptor instead.
+func (*QuotaOverride) Descriptor() ([]byte, []int) {
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *QuotaOverride) GetDimensions() map[string]string {
+	if x != nil {
+		return x.Dimensions
+	}
+	return nil
+}
+
+func (x *QuotaOverride) GetAmount() int64 {
+	if x != nil && x.Amount != nil {
+		return *x.Amount
+	}
+	return 0
+}
+
+func (x *QuotaOverride) GetWindow() *durationpb.Duration {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
+func (x *QuotaOverride) GetRefill() int64 {
+	if x != nil {
+		return x.Refill
+	}
+	return 0
+}
+
 // Failure says for each class of failure whether the request is refused or let through. Everything not named is CLOSED.
 type Failure struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1412,7 +1679,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_tollgate_config_config_proto_msgTypes[8]
+	mi := &file_tollgate_config_config_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1424,7 +1691,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[8]
+	mi := &file_tollgate_config_config_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1437,7 +1704,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{8}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Failure) GetConfiguration() Failure_Mode {
@@ -1509,7 +1776,7 @@ type Lifetimes struct {
 
 func (x *Lifetimes) Reset() {
 	*x = Lifetimes{}
-	mi := &file_tollgate_config_config_proto_msgTypes[9]
+	mi := &file_tollgate_config_config_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1521,7 +1788,7 @@ func (x *Lifetimes) String() string {
 func (*Lifetimes) ProtoMessage() {}
 
 func (x *Lifetimes) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[9]
+	mi := &file_tollgate_config_config_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1534,7 +1801,7 @@ func (x *Lifetimes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lifetimes.ProtoReflect.Descriptor instead.
 func (*Lifetimes) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{9}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Lifetimes) GetAllow() *Lifetime {
@@ -1566,7 +1833,7 @@ type Lifetime struct {
 
 func (x *Lifetime) Reset() {
 	*x = Lifetime{}
-	mi := &file_tollgate_config_config_proto_msgTypes[10]
+	mi := &file_tollgate_config_config_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1578,7 +1845,7 @@ func (x *Lifetime) String() string {
 func (*Lifetime) ProtoMessage() {}
 
 func (x *Lifetime) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[10]
+	mi := &file_tollgate_config_config_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1591,7 +1858,7 @@ func (x *Lifetime) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lifetime.ProtoReflect.Descriptor instead.
 func (*Lifetime) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{10}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Lifetime) GetDuration() *durationpb.Duration {
@@ -1630,7 +1897,7 @@ type Denial struct {
 
 func (x *Denial) Reset() {
 	*x = Denial{}
-	mi := &file_tollgate_config_config_proto_msgTypes[11]
+	mi := &file_tollgate_config_config_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1642,7 +1909,7 @@ func (x *Denial) String() string {
 func (*Denial) ProtoMessage() {}
 
 func (x *Denial) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[11]
+	mi := &file_tollgate_config_config_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1655,7 +1922,7 @@ func (x *Denial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Denial.ProtoReflect.Descriptor instead.
 func (*Denial) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{11}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Denial) GetCode() Denial_Code {
@@ -1694,7 +1961,7 @@ type HttpResponse struct {
 
 func (x *HttpResponse) Reset() {
 	*x = HttpResponse{}
-	mi := &file_tollgate_config_config_proto_msgTypes[12]
+	mi := &file_tollgate_config_config_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1706,7 +1973,7 @@ func (x *HttpResponse) String() string {
 func (*HttpResponse) ProtoMessage() {}
 
 func (x *HttpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[12]
+	mi := &file_tollgate_config_config_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1719,7 +1986,7 @@ func (x *HttpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpResponse.ProtoReflect.Descriptor instead.
 func (*HttpResponse) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{12}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *HttpResponse) GetStatus() int64 {
@@ -1769,7 +2036,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_tollgate_config_config_proto_msgTypes[13]
+	mi := &file_tollgate_config_config_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1781,7 +2048,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[13]
+	mi := &file_tollgate_config_config_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1794,7 +2061,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{13}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Report) GetSinks() []string {
@@ -1859,7 +2126,7 @@ type SeverityRule struct {
 
 func (x *SeverityRule) Reset() {
 	*x = SeverityRule{}
-	mi := &file_tollgate_config_config_proto_msgTypes[14]
+	mi := &file_tollgate_config_config_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +2138,7 @@ func (x *SeverityRule) String() string {
 func (*SeverityRule) ProtoMessage() {}
 
 func (x *SeverityRule) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[14]
+	mi := &file_tollgate_config_config_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +2151,7 @@ func (x *SeverityRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeverityRule.ProtoReflect.Descriptor instead.
 func (*SeverityRule) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{14}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SeverityRule) GetText() string {
@@ -1922,7 +2189,7 @@ type MetricRule struct {
 
 func (x *MetricRule) Reset() {
 	*x = MetricRule{}
-	mi := &file_tollgate_config_config_proto_msgTypes[15]
+	mi := &file_tollgate_config_config_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1934,7 +2201,7 @@ func (x *MetricRule) String() string {
 func (*MetricRule) ProtoMessage() {}
 
 func (x *MetricRule) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[15]
+	mi := &file_tollgate_config_config_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1947,7 +2214,7 @@ func (x *MetricRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricRule.ProtoReflect.Descriptor instead.
 func (*MetricRule) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{15}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *MetricRule) GetInstance() string {
@@ -2014,7 +2281,7 @@ type DecisionLog struct {
 
 func (x *DecisionLog) Reset() {
 	*x = DecisionLog{}
-	mi := &file_tollgate_config_config_proto_msgTypes[16]
+	mi := &file_tollgate_config_config_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2026,7 +2293,7 @@ func (x *DecisionLog) String() string {
 func (*DecisionLog) ProtoMessage() {}
 
 func (x *DecisionLog) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[16]
+	mi := &file_tollgate_config_config_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2039,7 +2306,7 @@ func (x *DecisionLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecisionLog.ProtoReflect.Descriptor instead.
 func (*DecisionLog) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{16}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DecisionLog) GetRecord() DecisionLog_Record {
@@ -2081,7 +2348,7 @@ var File_tollgate_config_config_proto protoreflect.FileDescriptor
 
 const file_tollgate_config_config_proto_rawDesc = "" +
 	"\n" +
-	"\x1ctollgate/config/config.proto\x12\x12tollgate.config.v1\x1a\x1egoogle/protobuf/duration.proto\"\x8f\b\n" +
+	"\x1ctollgate/config/config.proto\x12\x12tollgate.config.v1\x1a\x1egoogle/protobuf/duration.proto\"\xc2\b\n" +
 	"\x06Params\x12\x1e\n" +
 	"\bauth_key\x18\x01 \x01(\tH\x00R\aauthKey\x88\x01\x01\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x129\n" +
@@ -2101,7 +2368,8 @@ const file_tollgate_config_config_proto_rawDesc = "" +
 	"\fdecision_log\x18\x0e \x01(\v2\x1f.tollgate.config.v1.DecisionLogR\vdecisionLog\x12.\n" +
 	"\x03jwt\x18\x0f \x03(\v2\x1c.tollgate.config.v1.JwtCheckR\x03jwt\x123\n" +
 	"\x05lists\x18\x10 \x03(\v2\x1d.tollgate.config.v1.ListCheckR\x05lists\x12:\n" +
-	"\bapi_keys\x18\x11 \x03(\v2\x1f.tollgate.config.v1.ApiKeyCheckR\aapiKeys\"4\n" +
+	"\bapi_keys\x18\x11 \x03(\v2\x1f.tollgate.config.v1.ApiKeyCheckR\aapiKeys\x121\n" +
+	"\x06quotas\x18\x12 \x03(\v2\x19.tollgate.config.v1.QuotaR\x06quotas\"4\n" +
 	"\aRequire\x12\x17\n" +
 	"\x13REQUIRE_UNSPECIFIED\x10\x00\x12\a\n" +
 	"\x03ALL\x10\x01\x12\a\n" +
@@ -2188,7 +2456,36 @@ const file_tollgate_config_config_proto_rawDesc = "" +
 	"\x10_action_property\"<\n" +
 	"\x06ApiKey\x12\x1a\n" +
 	"\bidentity\x18\x01 \x01(\tR\bidentity\x12\x16\n" +
-	"\x06sha256\x18\x02 \x01(\tR\x06sha256\"\xea\x04\n" +
+	"\x06sha256\x18\x02 \x01(\tR\x06sha256\"\xbb\x03\n" +
+	"\x05Quota\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\binstance\x18\x02 \x01(\tR\binstance\x12\x1e\n" +
+	"\n" +
+	"dimensions\x18\x03 \x03(\tR\n" +
+	"dimensions\x12A\n" +
+	"\talgorithm\x18\x04 \x01(\x0e2#.tollgate.config.v1.Quota.AlgorithmR\talgorithm\x12\x16\n" +
+	"\x06amount\x18\x05 \x01(\x03R\x06amount\x121\n" +
+	"\x06window\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x06window\x12\x16\n" +
+	"\x06refill\x18\a \x01(\x03R\x06refill\x12?\n" +
+	"\toverrides\x18\b \x03(\v2!.tollgate.config.v1.QuotaOverrideR\toverrides\x12\x14\n" +
+	"\x05store\x18\t \x01(\tR\x05store\x12\x19\n" +
+	"\bmax_keys\x18\n" +
+	" \x01(\x03R\amaxKeys\"J\n" +
+	"\tAlgorithm\x12\x19\n" +
+	"\x15ALGORITHM_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fFIXED_WINDOW\x10\x01\x12\x10\n" +
+	"\fTOKEN_BUCKET\x10\x02\"\x94\x02\n" +
+	"\rQuotaOverride\x12Q\n" +
+	"\n" +
+	"dimensions\x18\x01 \x03(\v21.tollgate.config.v1.QuotaOverride.DimensionsEntryR\n" +
+	"dimensions\x12\x1b\n" +
+	"\x06amount\x18\x02 \x01(\x03H\x00R\x06amount\x88\x01\x01\x121\n" +
+	"\x06window\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x06window\x12\x16\n" +
+	"\x06refill\x18\x04 \x01(\x03R\x06refill\x1a=\n" +
+	"\x0fDimensionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\t\n" +
+	"\a_amount\"\xea\x04\n" +
 	"\aFailure\x12F\n" +
 	"\rconfiguration\x18\x01 \x01(\x0e2 .tollgate.config.v1.Failure.ModeR\rconfiguration\x12L\n" +
 	"\x11policy_not_loaded\x18\x02 \x01(\x0e2 .tollgate.config.v1.Failure.ModeR\x0fpolicyNotLoaded\x12K\n" +
@@ -2290,83 +2587,93 @@ func file_tollgate_config_config_proto_rawDescGZIP() []byte {
 	return file_tollgate_config_config_proto_rawDescData
 }
 
-var file_tollgate_config_config_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_tollgate_config_config_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_tollgate_config_config_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
+var file_tollgate_config_config_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_tollgate_config_config_proto_goTypes = []any{
 	(Params_Require)(0),         // 0: tollgate.config.v1.Params.Require
 	(Params_RegoVersion)(0),     // 1: tollgate.config.v1.Params.RegoVersion
 	(ListCheck_Listed)(0),       // 2: tollgate.config.v1.ListCheck.Listed
 	(ListCheck_EntryType)(0),    // 3: tollgate.config.v1.ListCheck.EntryType
-	(Failure_Mode)(0),           // 4: tollgate.config.v1.Failure.Mode
-	(Denial_Code)(0),            // 5: tollgate.config.v1.Denial.Code
-	(SeverityRule_Severity)(0),  // 6: tollgate.config.v1.SeverityRule.Severity
-	(MetricRule_Kind)(0),        // 7: tollgate.config.v1.MetricRule.Kind
-	(DecisionLog_Record)(0),     // 8: tollgate.config.v1.DecisionLog.Record
-	(*Params)(nil),              // 9: tollgate.config.v1.Params
-	(*HeaderCheck)(nil),         // 10: tollgate.config.v1.HeaderCheck
-	(*JwtCheck)(nil),            // 11: tollgate.config.v1.JwtCheck
-	(*ClaimRule)(nil),           // 12: tollgate.config.v1.ClaimRule
-	(*WwwAuthenticate)(nil),     // 13: tollgate.config.v1.WwwAuthenticate
-	(*ListCheck)(nil),           // 14: tollgate.config.v1.ListCheck
-	(*ApiKeyCheck)(nil),         // 15: tollgate.config.v1.ApiKeyCheck
-	(*ApiKey)(nil),              // 16: tollgate.config.v1.ApiKey
-	(*Failure)(nil),             // 17: tollgate.config.v1.Failure
-	(*Lifetimes)(nil),           // 18: tollgate.config.v1.Lifetimes
-	(*Lifetime)(nil),            // 19: tollgate.config.v1.Lifetime
-	(*Denial)(nil),              // 20: tollgate.config.v1.Denial
-	(*HttpResponse)(nil),        // 21: tollgate.config.v1.HttpResponse
-	(*Report)(nil),              // 22: tollgate.config.v1.Report
-	(*SeverityRule)(nil),        // 23: tollgate.config.v1.SeverityRule
-	(*MetricRule)(nil),          // 24: tollgate.config.v1.MetricRule
-	(*DecisionLog)(nil),         // 25: tollgate.config.v1.DecisionLog
-	nil,                         // 26: tollgate.config.v1.HttpResponse.HeadersEntry
-	(*durationpb.Duration)(nil), // 27: google.protobuf.Duration
+	(Quota_Algorithm)(0),        // 4: tollgate.config.v1.Quota.Algorithm
+	(Failure_Mode)(0),           // 5: tollgate.config.v1.Failure.Mode
+	(Denial_Code)(0),            // 6: tollgate.config.v1.Denial.Code
+	(SeverityRule_Severity)(0),  // 7: tollgate.config.v1.SeverityRule.Severity
+	(MetricRule_Kind)(0),        // 8: tollgate.config.v1.MetricRule.Kind
+	(DecisionLog_Record)(0),     // 9: tollgate.config.v1.DecisionLog.Record
+	(*Params)(nil),              // 10: tollgate.config.v1.Params
+	(*HeaderCheck)(nil),         // 11: tollgate.config.v1.HeaderCheck
+	(*JwtCheck)(nil),            // 12: tollgate.config.v1.JwtCheck
+	(*ClaimRule)(nil),           // 13: tollgate.config.v1.ClaimRule
+	(*WwwAuthenticate)(nil),     // 14: tollgate.config.v1.WwwAuthenticate
+	(*ListCheck)(nil),           // 15: tollgate.config.v1.ListCheck
+	(*ApiKeyCheck)(nil),         // 16: tollgate.config.v1.ApiKeyCheck
+	(*ApiKey)(nil),              // 17: tollgate.config.v1.ApiKey
+	(*Quota)(nil),               // 18: tollgate.config.v1.Quota
+	(*QuotaOverride)(nil),       // 19: tollgate.config.v1.QuotaOverride
+	(*Failure)(nil),             // 20: tollgate.config.v1.Failure
+	(*Lifetimes)(nil),           // 21: tollgate.config.v1.Lifetimes
+	(*Lifetime)(nil),            // 22: tollgate.config.v1.Lifetime
+	(*Denial)(nil),              // 23: tollgate.config.v1.Denial
+	(*HttpResponse)(nil),        // 24: tollgate.config.v1.HttpResponse
+	(*Report)(nil),              // 25: tollgate.config.v1.Report
+	(*SeverityRule)(nil),        // 26: tollgate.config.v1.SeverityRule
+	(*MetricRule)(nil),          // 27: tollgate.config.v1.MetricRule
+	(*DecisionLog)(nil),         // 28: tollgate.config.v1.DecisionLog
+	nil,                         // 29: tollgate.config.v1.QuotaOverride.DimensionsEntry
+	nil,                         // 30: tollgate.config.v1.HttpResponse.HeadersEntry
+	(*durationpb.Duration)(nil), // 31: google.protobuf.Duration
 }
 var file_tollgate_config_config_proto_depIdxs = []int32{
-	10, // 0: tollgate.config.v1.Params.headers:type_name -> tollgate.config.v1.HeaderCheck
+	11, // 0: tollgate.config.v1.Params.headers:type_name -> tollgate.config.v1.HeaderCheck
 	1,  // 1: tollgate.config.v1.Params.rego_version:type_name -> tollgate.config.v1.Params.RegoVersion
 	0,  // 2: tollgate.config.v1.Params.require:type_name -> tollgate.config.v1.Params.Require
-	17, // 3: tollgate.config.v1.Params.failure:type_name -> tollgate.config.v1.Failure
-	18, // 4: tollgate.config.v1.Params.lifetimes:type_name -> tollgate.config.v1.Lifetimes
-	20, // 5: tollgate.config.v1.Params.denial:type_name -> tollgate.config.v1.Denial
-	27, // 6: tollgate.config.v1.Params.evaluation_timeout:type_name -> google.protobuf.Duration
-	22, // 7: tollgate.config.v1.Params.report:type_name -> tollgate.config.v1.Report
-	25, // 8: tollgate.config.v1.Params.decision_log:type_name -> tollgate.config.v1.DecisionLog
-	11, // 9: tollgate.config.v1.Params.jwt:type_name -> tollgate.config.v1.JwtCheck
-	14, // 10: tollgate.config.v1.Params.lists:type_name -> tollgate.config.v1.ListCheck
-	15, // 11: tollgate.config.v1.Params.api_keys:type_name -> tollgate.config.v1.ApiKeyCheck
-	27, // 12: tollgate.config.v1.JwtCheck.leeway:type_name -> google.protobuf.Duration
-	27, // 13: tollgate.config.v1.JwtCheck.max_age:type_name -> google.protobuf.Duration
-	12, // 14: tollgate.config.v1.JwtCheck.claims:type_name -> tollgate.config.v1.ClaimRule
-	13, // 15: tollgate.config.v1.JwtCheck.www_authenticate:type_name -> tollgate.config.v1.WwwAuthenticate
-	2,  // 16: tollgate.config.v1.ListCheck.listed:type_name -> tollgate.config.v1.ListCheck.Listed
-	3,  // 17: tollgate.config.v1.ListCheck.entry_type:type_name -> tollgate.config.v1.ListCheck.EntryType
-	27, // 18: tollgate.config.v1.ListCheck.lifetime:type_name -> google.protobuf.Duration
-	16, // 19: tollgate.config.v1.ApiKeyCheck.keys:type_name -> tollgate.config.v1.ApiKey
-	4,  // 20: tollgate.config.v1.Failure.configuration:type_name -> tollgate.config.v1.Failure.Mode
-	4,  // 21: tollgate.config.v1.Failure.policy_not_loaded:type_name -> tollgate.config.v1.Failure.Mode
-	4,  // 22: tollgate.config.v1.Failure.evaluation_error:type_name -> tollgate.config.v1.Failure.Mode
-	4,  // 23: tollgate.config.v1.Failure.undefined_result:type_name -> tollgate.config.v1.Failure.Mode
-	4,  // 24: tollgate.config.v1.Failure.timeout:type_name -> tollgate.config.v1.Failure.Mode
-	4,  // 25: tollgate.config.v1.Failure.dependency_down:type_name -> tollgate.config.v1.Failure.Mode
-	4,  // 26: tollgate.config.v1.Failure.overload:type_name -> tollgate.config.v1.Failure.Mode
-	4,  // 27: tollgate.config.v1.Failure.panic:type_name -> tollgate.config.v1.Failure.Mode
-	19, // 28: tollgate.config.v1.Lifetimes.allow:type_name -> tollgate.config.v1.Lifetime
-	19, // 29: tollgate.config.v1.Lifetimes.deny:type_name -> tollgate.config.v1.Lifetime
-	27, // 30: tollgate.config.v1.Lifetime.duration:type_name -> google.protobuf.Duration
-	5,  // 31: tollgate.config.v1.Denial.code:type_name -> tollgate.config.v1.Denial.Code
-	21, // 32: tollgate.config.v1.Denial.http:type_name -> tollgate.config.v1.HttpResponse
-	26, // 33: tollgate.config.v1.HttpResponse.headers:type_name -> tollgate.config.v1.HttpResponse.HeadersEntry
-	23, // 34: tollgate.config.v1.Report.severities:type_name -> tollgate.config.v1.SeverityRule
-	24, // 35: tollgate.config.v1.Report.metrics:type_name -> tollgate.config.v1.MetricRule
-	6,  // 36: tollgate.config.v1.SeverityRule.severity:type_name -> tollgate.config.v1.SeverityRule.Severity
-	7,  // 37: tollgate.config.v1.MetricRule.kind:type_name -> tollgate.config.v1.MetricRule.Kind
-	8,  // 38: tollgate.config.v1.DecisionLog.record:type_name -> tollgate.config.v1.DecisionLog.Record
-	39, // [39:39] is the sub-list for method output_type
-	39, // [39:39] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	20, // 3: tollgate.config.v1.Params.failure:type_name -> tollgate.config.v1.Failure
+	21, // 4: tollgate.config.v1.Params.lifetimes:type_name -> tollgate.config.v1.Lifetimes
+	23, // 5: tollgate.config.v1.Params.denial:type_name -> tollgate.config.v1.Denial
+	31, // 6: tollgate.config.v1.Params.evaluation_timeout:type_name -> google.protobuf.Duration
+	25, // 7: tollgate.config.v1.Params.report:type_name -> tollgate.config.v1.Report
+	28, // 8: tollgate.config.v1.Params.decision_log:type_name -> tollgate.config.v1.DecisionLog
+	12, // 9: tollgate.config.v1.Params.jwt:type_name -> tollgate.config.v1.JwtCheck
+	15, // 10: tollgate.config.v1.Params.lists:type_name -> tollgate.config.v1.ListCheck
+	16, // 11: tollgate.config.v1.Params.api_keys:type_name -> tollgate.config.v1.ApiKeyCheck
+	18, // 12: tollgate.config.v1.Params.quotas:type_name -> tollgate.config.v1.Quota
+	31, // 13: tollgate.config.v1.JwtCheck.leeway:type_name -> google.protobuf.Duration
+	31, // 14: tollgate.config.v1.JwtCheck.max_age:type_name -> google.protobuf.Duration
+	13, // 15: tollgate.config.v1.JwtCheck.claims:type_name -> tollgate.config.v1.ClaimRule
+	14, // 16: tollgate.config.v1.JwtCheck.www_authenticate:type_name -> tollgate.config.v1.WwwAuthenticate
+	2,  // 17: tollgate.config.v1.ListCheck.listed:type_name -> tollgate.config.v1.ListCheck.Listed
+	3,  // 18: tollgate.config.v1.ListCheck.entry_type:type_name -> tollgate.config.v1.ListCheck.EntryType
+	31, // 19: tollgate.config.v1.ListCheck.lifetime:type_name -> google.protobuf.Duration
+	17, // 20: tollgate.config.v1.ApiKeyCheck.keys:type_name -> tollgate.config.v1.ApiKey
+	4,  // 21: tollgate.config.v1.Quota.algorithm:type_name -> tollgate.config.v1.Quota.Algorithm
+	31, // 22: tollgate.config.v1.Quota.window:type_name -> google.protobuf.Duration
+	19, // 23: tollgate.config.v1.Quota.overrides:type_name -> tollgate.config.v1.QuotaOverride
+	29, // 24: tollgate.config.v1.QuotaOverride.dimensions:type_name -> tollgate.config.v1.QuotaOverride.DimensionsEntry
+	31, // 25: tollgate.config.v1.QuotaOverride.window:type_name -> google.protobuf.Duration
+	5,  // 26: tollgate.config.v1.Failure.configuration:type_name -> tollgate.config.v1.Failure.Mode
+	5,  // 27: tollgate.config.v1.Failure.policy_not_loaded:type_name -> tollgate.config.v1.Failure.Mode
+	5,  // 28: tollgate.config.v1.Failure.evaluation_error:type_name -> tollgate.config.v1.Failure.Mode
+	5,  // 29: tollgate.config.v1.Failure.undefined_result:type_name -> tollgate.config.v1.Failure.Mode
+	5,  // 30: tollgate.config.v1.Failure.timeout:type_name -> tollgate.config.v1.Failure.Mode
+	5,  // 31: tollgate.config.v1.Failure.dependency_down:type_name -> tollgate.config.v1.Failure.Mode
+	5,  // 32: tollgate.config.v1.Failure.overload:type_name -> tollgate.config.v1.Failure.Mode
+	5,  // 33: tollgate.config.v1.Failure.panic:type_name -> tollgate.config.v1.Failure.Mode
+	22, // 34: tollgate.config.v1.Lifetimes.allow:type_name -> tollgate.config.v1.Lifetime
+	22, // 35: tollgate.config.v1.Lifetimes.deny:type_name -> tollgate.config.v1.Lifetime
+	31, // 36: tollgate.config.v1.Lifetime.duration:type_name -> google.protobuf.Duration
+	6,  // 37: tollgate.config.v1.Denial.code:type_name -> tollgate.config.v1.Denial.Code
+	24, // 38: tollgate.config.v1.Denial.http:type_name -> tollgate.config.v1.HttpResponse
+	30, // 39: tollgate.config.v1.HttpResponse.headers:type_name -> tollgate.config.v1.HttpResponse.HeadersEntry
+	26, // 40: tollgate.config.v1.Report.severities:type_name -> tollgate.config.v1.SeverityRule
+	27, // 41: tollgate.config.v1.Report.metrics:type_name -> tollgate.config.v1.MetricRule
+	7,  // 42: tollgate.config.v1.SeverityRule.severity:type_name -> tollgate.config.v1.SeverityRule.Severity
+	8,  // 43: tollgate.config.v1.MetricRule.kind:type_name -> tollgate.config.v1.MetricRule.Kind
+	9,  // 44: tollgate.config.v1.DecisionLog.record:type_name -> tollgate.config.v1.DecisionLog.Record
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_tollgate_config_config_proto_init() }
@@ -2380,14 +2687,15 @@ func file_tollgate_config_config_proto_init() {
 	file_tollgate_config_config_proto_msgTypes[3].OneofWrappers = []any{}
 	file_tollgate_config_config_proto_msgTypes[5].OneofWrappers = []any{}
 	file_tollgate_config_config_proto_msgTypes[6].OneofWrappers = []any{}
-	file_tollgate_config_config_proto_msgTypes[10].OneofWrappers = []any{}
+	file_tollgate_config_config_proto_msgTypes[9].OneofWrappers = []any{}
+	file_tollgate_config_config_proto_msgTypes[12].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollgate_config_config_proto_rawDesc), len(file_tollgate_config_config_proto_rawDesc)),
-			NumEnums:      9,
-			NumMessages:   18,
+			NumEnums:      10,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

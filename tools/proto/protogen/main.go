@@ -21,6 +21,7 @@ var sources = []source{
 	{path: "template/apikey/apikey.proto", kind: mixerTemplate},
 	{path: "template/listentry/listentry.proto", kind: mixerTemplate},
 	{path: "template/checknothing/checknothing.proto", kind: mixerTemplate},
+	{path: "template/quota/quota.proto", kind: mixerTemplate},
 	{path: "template/logentry/logentry.proto", kind: mixerTemplate},
 	{path: "template/metric/metric.proto", kind: mixerTemplate},
 	{path: "template/tracespan/tracespan.proto", kind: mixerTemplate},
