@@ -91,7 +91,9 @@ func (p *Policy) evaluate(ctx context.Context, request *Request) Decision {
 		ctx, cancel := context.WithDeadline(ctx, Deadline(ctx, p.timeout))
 		defer cancel()
 		for ; next < len(p.checks) && !decided; next++ {
+			asked := time.Now()
 			verdict := p.askWithin(ctx, p.checks[next], request)
+			combined.age(time.Since(asked))
 			request = request.after(verdict)
 			decided = combined.add(p.checks[next].Name(), verdict)
 		}

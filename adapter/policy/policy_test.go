@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"slices"
 	"strings"
@@ -545,4 +546,37 @@ func TestIdentity(t *testing.T) {
 		assert.Equal(t, test.seen, seen, name)
 	}
 	assert.Equal(t, &policy.Request{}, request, "the door's request is nobody's to change")
+}
+
+// What a check said of the answer's reuse ends when it said, however long the checks after it take.
+func TestLifetimesAge(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		says, own, takes, want time.Duration
+	}{
+		"at once":        {says: 3 * time.Second, want: 3 * time.Second},
+		"later":          {says: 3 * time.Second, takes: time.Second, want: 2 * time.Second},
+		"too late":       {says: 3 * time.Second, takes: 3 * time.Second, want: config.SingleUse.Duration},
+		"the later says": {says: 3 * time.Second, takes: time.Second, own: time.Second, want: time.Second},
+		"the handler's":  {says: 20 * time.Second, takes: 10 * time.Second, want: 5 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				lasting := func(d time.Duration) policy.Verdict {
+					v := policy.Pass("for a while")
+					if d > 0 {
+						v.Lifetime = config.Lifetime{Duration: d, Uses: math.MaxInt32}
+					}
+					return v
+				}
+				p := compile(handler(), gives("first", policy.Compute, lasting(c.says)),
+					fakeCheck{"second", policy.Compute, func(context.Context, *policy.Request) policy.Verdict {
+						time.Sleep(c.takes)
+						return lasting(c.own)
+					}})
+				assert.Equal(t, c.want, p.Evaluate(t.Context(), &policy.Request{}).Lifetime.Duration)
+			})
+		})
+	}
 }
