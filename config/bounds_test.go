@@ -209,6 +209,10 @@ func TestBounds(t *testing.T) {
 			claim(1, &configpb.ClaimRule{Pattern: proto.String(strings.Repeat("x", 1025))}),
 			"jwt[0].claims[0].pattern: has 1025 bytes; use at most 1024",
 		},
+		"claim pattern, written out": {
+			claim(1, &configpb.ClaimRule{Pattern: proto.String("(ab[cd]){1000}[a-f]{96}")}), claim(1, &configpb.ClaimRule{Pattern: proto.String("(ab[cd]){1000}[a-f]{97}")}),
+			`jwt[0].claims[0].pattern: is "(ab[cd]){1000}[a-f]{97}", which becomes too large with its repetitions written out; use a simpler one`,
+		},
 		"path": {
 			claim(1, &configpb.ClaimRule{Path: strings.Repeat("x", 1024), Equals: proto.String("x")}),
 			claim(1, &configpb.ClaimRule{Path: strings.Repeat("x", 1025), Equals: proto.String("x")}),
