@@ -580,3 +580,50 @@ func TestLifetimesAge(t *testing.T) {
 		})
 	}
 }
+
+// remembering is a check that may know its verdict.
+type remembering struct {
+	fakeCheck
+	recall func() (policy.Verdict, bool)
+}
+
+func (c remembering) Recall(*policy.Request) (policy.Verdict, bool) { return c.recall() }
+
+// What a check remembers needs no place at the gate and no time; what it does not remember needs both.
+func TestRecall(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		recall func() (policy.Verdict, bool)
+		want   config.FailureClass
+		passes bool
+	}{
+		"passed":   {recall: func() (policy.Verdict, bool) { return policy.Pass("known"), true }, passes: true},
+		"nothing":  {recall: func() (policy.Verdict, bool) { return policy.Verdict{}, true }, want: config.EvaluationError},
+		"panic":    {recall: func() (policy.Verdict, bool) { panic("planted") }, want: config.Panic},
+		"not sure": {recall: func() (policy.Verdict, bool) { return policy.Pass("made up"), false }, want: config.Overload},
+	} {
+		gate := policy.NewGate(1, 0)
+		busy, free := make(chan struct{}), make(chan struct{})
+		hog := policy.Compiler{Kinds: []policy.Kind{fakeKind{checks: []policy.Check{does("hog", policy.Compute, func(context.Context) { close(busy); <-free })}}}, Timeout: time.Minute, Gate: gate}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			hog.Compile(handler(), nil).Evaluate(t.Context(), &policy.Request{})
+		}()
+		<-busy
+		check := remembering{fakeCheck{"remembers", policy.Compute, func(context.Context, *policy.Request) policy.Verdict { return policy.Pass("computed") }}, c.recall}
+		p := (&policy.Compiler{Kinds: []policy.Kind{fakeKind{checks: []policy.Check{check}}}, Timeout: time.Minute, Gate: gate}).Compile(handler(), nil)
+		d := p.Evaluate(t.Context(), &policy.Request{})
+		assert.Equal(t, c.passes, d.Allowed(), name)
+		if !c.passes {
+			require.NotNil(t, d.Failure, name)
+			assert.Equal(t, c.want, d.Failure.Class, name)
+			assert.NotContains(t, d.Failure.Detail, "planted")
+		}
+		close(free)
+		<-done
+		if name == "not sure" {
+			assert.Equal(t, "computed", p.Evaluate(t.Context(), &policy.Request{}).Reason)
+		}
+	}
+}
