@@ -42,6 +42,8 @@ type Settings struct {
 	KeySets map[string]KeySet `yaml:"key_sets"`
 	// Lists maps names to the lists that checks look into.
 	Lists map[string]List `yaml:"lists"`
+	// Htpasswd maps names to the files of users that checks ask.
+	Htpasswd map[string]Htpasswd `yaml:"htpasswd"`
 	// Limits bounds what the process takes on.
 	Limits Limits `yaml:"limits"`
 	// Reports says where records go.
@@ -253,5 +255,5 @@ func (s Settings) Validate() error {
 	} {
 		add(n.value < n.least || n.value > n.most, "%s is %d; use %d to %d", n.key, n.value, n.least, n.most)
 	}
-	return errors.Join(slices.Concat(problems, s.TLS.validate(), s.validateCallers(), s.Connections.validate(), validateKeySets(s.KeySets), validateLists(s.Lists), s.Reports.validate())...)
+	return errors.Join(slices.Concat(problems, s.TLS.validate(), s.validateCallers(), s.Connections.validate(), validateKeySets(s.KeySets), validateLists(s.Lists), validateHtpasswd(s.Htpasswd), s.Reports.validate())...)
 }

@@ -9,14 +9,13 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/credential"
 	"github.com/tollgate-mesh/tollgate/config"
 )
 
@@ -152,32 +151,8 @@ func denials(realm string, own config.Denial) map[string]*config.Denial {
 			// RFC 6750, 3.1: who brought no token is not told of an error.
 			challenge += fmt.Sprintf(`, error="invalid_token", error_description=%q`, description)
 		}
-		denial := own
-		denial.Code = config.Unauthenticated
-		response := config.HTTPResponse{}
-		if own.HTTP != nil {
-			response = *own.HTTP
-		}
-		if response.Status == 0 {
-			response.Status = http.StatusUnauthorized
-		}
-		response.Headers = withChallenge(response.Headers, challenge)
-		denial.HTTP = &response
-		all[reason] = &denial
+		all[reason] = credential.Challenge(own, challenge)
 	}
-	return all
-}
-
-// withChallenge adds the header, unless the operator wrote one.
-func withChallenge(headers map[string]string, challenge string) map[string]string {
-	const name = "WWW-Authenticate"
-	for key := range headers {
-		if strings.EqualFold(key, name) {
-			return headers
-		}
-	}
-	all := map[string]string{name: challenge}
-	maps.Copy(all, headers)
 	return all
 }
 
