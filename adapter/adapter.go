@@ -27,12 +27,14 @@ import (
 	"github.com/tollgate-mesh/tollgate/adapter/admin"
 	"github.com/tollgate-mesh/tollgate/adapter/decisionlog"
 	"github.com/tollgate-mesh/tollgate/adapter/follow"
+	"github.com/tollgate-mesh/tollgate/adapter/htpasswd"
 	"github.com/tollgate-mesh/tollgate/adapter/keyset"
 	"github.com/tollgate-mesh/tollgate/adapter/lists"
 	"github.com/tollgate-mesh/tollgate/adapter/mixer"
 	"github.com/tollgate-mesh/tollgate/adapter/observe"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/apikey"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/basic"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/credential"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/header"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/jwt"
@@ -55,6 +57,7 @@ type Adapter struct {
 	keySets  *keyset.Store
 	lists    *lists.Store
 	redis    redisStores
+	htpasswd *htpasswd.Store
 	server   *grpc.Server
 	health   *health.Server
 	// endWatches ends the streams of those who watch the health service.
@@ -88,6 +91,8 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 	observer.CountTransport(access)
 	named := lists.Open(ctx, listSources(s.Lists), logger)
 	observer.CountLists(named.Stats)
+	passwords := htpasswd.Open(ctx, htpasswdSources(s.Htpasswd), logger)
+	observer.CountHtpasswd(passwords.Stats)
 	shared, err := openRedis(s.Redis)
 	if err != nil {
 		return nil, err
@@ -108,6 +113,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 			jwt.Kind{KeySets: jwtKeySets{keySets}, Cache: jwt.NewCache(tokenCacheEntries, tokenCacheBytes)},
 			apikey.Kind{Secrets: secrets{store}},
 			list.Kind{Sources: named},
+			basic.Kind{Files: passwords, Verifier: basic.NewVerifier(s.Limits.ConcurrentChecks)},
 			rego.Kind{},
 		},
 		Timeout: s.EvaluationTimeout,
@@ -146,6 +152,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		transport:  access,
 		lists:      named,
 		redis:      shared,
+		htpasswd:   passwords,
 		health:     health.NewServer(),
 		endWatches: endWatches,
 		pipeline:   pipeline,
@@ -219,6 +226,7 @@ func (a *Adapter) Run(ctx context.Context) error {
 	group.Go(func() error { return a.secrets.Watch(parts) })
 	group.Go(func() error { return a.keySets.Run(parts) })
 	group.Go(func() error { return a.lists.Run(parts) })
+	group.Go(func() error { return a.htpasswd.Run(parts) })
 	// What was taken is delivered after nobody is served any more: first the decisions become records, then the records go out.
 	deliver := newStage(parts, func(ctx context.Context) error { return a.pipeline.Run(ctx, a.settings.Reports.Flush) })
 	record := newStage(parts, func(ctx context.Context) error { a.decisions.Run(ctx); return nil })
@@ -479,6 +487,16 @@ func listSources(settings map[string]settings.List) map[string]lists.Source {
 		sources[name] = lists.Source{Type: entryType, From: follow.Source{
 			File: l.File, URL: l.URL, CA: l.CA, Refresh: l.Refresh, MaxStale: l.MaxStale, Timeout: l.Timeout,
 		}}
+	}
+	return sources
+}
+
+func htpasswdSources(files map[string]settings.Htpasswd) map[string]follow.Source {
+	const timeout = 10 * time.Second
+	sources := make(map[string]follow.Source, len(files))
+	for name, file := range files {
+		file = file.WithDefaults()
+		sources[name] = follow.Source{File: file.File, Refresh: file.MaxStale, MaxStale: file.MaxStale, Timeout: timeout}
 	}
 	return sources
 }

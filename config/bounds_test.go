@@ -59,6 +59,9 @@ func TestBounds(t *testing.T) {
 	tokenChecks := func(n int) *configpb.Params {
 		return &configpb.Params{Jwt: slices.Repeat(token(func(*configpb.JwtCheck) {}).GetJwt(), n)}
 	}
+	basic := func(n int) *configpb.Params {
+		return &configpb.Params{Basic: slices.Repeat([]*configpb.BasicCheck{{SubjectProperty: proto.String("a"), Users: "u"}}, n)}
+	}
 	claim := func(n int, rule *configpb.ClaimRule) *configpb.Params {
 		if rule.GetPath() == "" {
 			rule.Path = "a"
@@ -208,6 +211,13 @@ func TestBounds(t *testing.T) {
 			claim(1, &configpb.ClaimRule{Pattern: proto.String(strings.Repeat("x", 1024))}),
 			claim(1, &configpb.ClaimRule{Pattern: proto.String(strings.Repeat("x", 1025))}),
 			"jwt[0].claims[0].pattern: has 1025 bytes; use at most 1024",
+		},
+		"basic checks": {
+			basic(16), basic(17), "basic: has 17 checks; use at most 16",
+		},
+		"claim pattern, written out": {
+			claim(1, &configpb.ClaimRule{Pattern: proto.String("(ab[cd]){1000}[a-f]{96}")}), claim(1, &configpb.ClaimRule{Pattern: proto.String("(ab[cd]){1000}[a-f]{97}")}),
+			`jwt[0].claims[0].pattern: is "(ab[cd]){1000}[a-f]{97}", which becomes too large with its repetitions written out; use a simpler one`,
 		},
 		"path": {
 			claim(1, &configpb.ClaimRule{Path: strings.Repeat("x", 1024), Equals: proto.String("x")}),

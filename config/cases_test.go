@@ -147,6 +147,9 @@ func render(h *config.Handler) string {
 		}
 		line("%s%s", text, part("secrets", keys.Secrets))
 	}
+	for _, basic := range h.Basic {
+		line("basic %s: %s, users %s%s", basic.Name, basic.Property, basic.Users, part("realm", basic.Realm))
+	}
 	if h.Rego != nil {
 		text := fmt.Sprintf("rego v%d %s, %d module", h.Rego.Version, h.Rego.Decision, len(h.Rego.Modules))
 		if len(h.Rego.Modules) != 1 {

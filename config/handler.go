@@ -244,6 +244,8 @@ type Handler struct {
 	Lists []ListCheck
 	// APIKeys are the API key checks.
 	APIKeys []APIKeyCheck
+	// Basic are the checks of names and passwords.
+	Basic []BasicCheck
 	// Rego is nil where there is no policy.
 	Rego *RegoPolicy
 	// Quotas limit what quota calls may take. They are no checks.
@@ -266,5 +268,5 @@ type Handler struct {
 
 // HasChecks reports whether anything is configured that could deny.
 func (h *Handler) HasChecks() bool {
-	return len(h.Headers) > 0 || len(h.JWT) > 0 || len(h.Lists) > 0 || len(h.APIKeys) > 0 || h.Rego != nil
+	return len(h.Headers) > 0 || len(h.JWT) > 0 || len(h.Lists) > 0 || len(h.APIKeys) > 0 || len(h.Basic) > 0 || h.Rego != nil
 }

@@ -3,7 +3,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -169,14 +168,17 @@ func claimRules(problems *Problems, field string, params []*configpb.ClaimRule) 
 		problems.add(field, "has %d rules; use at most %d", len(params), MaxClaimRules)
 		return nil
 	}
-	var rules []ClaimRule
+	var (
+		rules    []ClaimRule
+		patterns Patterns
+	)
 	for i, rule := range params {
-		rules = append(rules, claimRule(problems, fmt.Sprintf("%s[%d]", field, i), rule))
+		rules = append(rules, claimRule(problems, fmt.Sprintf("%s[%d]", field, i), rule, &patterns))
 	}
 	return rules
 }
 
-func claimRule(problems *Problems, field string, params *configpb.ClaimRule) ClaimRule {
+func claimRule(problems *Problems, field string, params *configpb.ClaimRule, patterns *Patterns) ClaimRule {
 	var rule ClaimRule
 	var kinds []string
 	if params.Equals != nil {
@@ -199,8 +201,8 @@ func claimRule(problems *Problems, field string, params *configpb.ClaimRule) Cla
 		kinds = append(kinds, "pattern")
 		claimText(problems, field+".pattern", params.GetPattern())
 		rule.Pattern = params.GetPattern()
-		if _, err := CompileClaimPattern(rule.Pattern); err != nil {
-			problems.add(field+".pattern", "is no regular expression in RE2's syntax; check it at https://github.com/google/re2/wiki/Syntax")
+		if err := patterns.Add(rule.Pattern); err != nil {
+			problems.add(field+".pattern", "%s", err)
 		}
 	}
 	if params.Contains != nil {
@@ -221,14 +223,6 @@ func claimRule(problems *Problems, field string, params *configpb.ClaimRule) Cla
 	}
 	rule.Path = path
 	return rule
-}
-
-// CompileClaimPattern compiles the pattern of a rule so that it matches whole values only.
-func CompileClaimPattern(pattern string) (*regexp.Regexp, error) {
-	if _, err := regexp.Compile(pattern); err != nil { // it may close the group below
-		return nil, err
-	}
-	return regexp.Compile(`\A(?:` + pattern + `)\z`)
 }
 
 // claimPath splits a path at its dots, but for those behind a backslash.

@@ -150,7 +150,7 @@ func ParsePrefix(entry string) (netip.Prefix, error) {
 	return prefix, nil
 }
 
-// Patterns are the regular expressions of one list. Together they are bounded, for a short text can become a large program.
+// Patterns are regular expressions, of one list or of the rules of one check. Together they are bounded, for a short text can become a large program.
 type Patterns struct {
 	// Compiled match whole values only.
 	Compiled []*regexp.Regexp

@@ -94,6 +94,7 @@ func validate(problems *Problems, params *configpb.Params) *Handler {
 	handler.JWT = jwtChecks(problems, params.GetJwt())
 	handler.Lists = lists(problems, params.GetLists())
 	handler.APIKeys = apiKeys(problems, params.GetApiKeys())
+	handler.Basic = basicChecks(problems, params.GetBasic())
 	handler.Rego = regoPolicy(problems, params)
 	handler.Quotas = quotas(problems, params.GetQuotas())
 	handler.Modes = modes(problems, params)

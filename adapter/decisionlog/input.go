@@ -114,6 +114,11 @@ func (h hider) credential(name string, action bool) bool {
 			return true
 		}
 	}
+	for i := range h.handler.Basic {
+		if p := h.handler.Basic[i].Property; p.Name == name && p.Action == action {
+			return true
+		}
+	}
 	for _, header := range []string{"authorization", "proxy-authorization", "cookie", "set-cookie"} {
 		if strings.EqualFold(name, header) {
 			return true

@@ -17,6 +17,11 @@ var (
 		age:   describe("tollgate_list_age_seconds", "Time since a list was last read; absent where it never was.", "list"),
 		reads: describe("tollgate_list_reads_total", "Attempts to read a list, by result (ok, failed).", "list", "result"),
 	}
+	htpasswd = documentMetrics{
+		size:  describe("tollgate_htpasswd_users", "Users of an htpasswd file.", "file"),
+		age:   describe("tollgate_htpasswd_age_seconds", "Time since an htpasswd file was last read.", "file"),
+		reads: describe("tollgate_htpasswd_reads_total", "Attempts to read an htpasswd file, by result (ok, failed).", "file", "result"),
+	}
 )
 
 // documentMetrics are what is known of documents of one kind.
@@ -32,6 +37,11 @@ func (o *Observer) CountKeySets(stats func() map[string]follow.Stats) {
 // CountLists makes figures of named lists metrics.
 func (o *Observer) CountLists(stats func() map[string]follow.Stats) {
 	o.registry.MustRegister(&documentCollector{lists, stats})
+}
+
+// CountHtpasswd makes figures of htpasswd files metrics.
+func (o *Observer) CountHtpasswd(stats func() map[string]follow.Stats) {
+	o.registry.MustRegister(&documentCollector{htpasswd, stats})
 }
 
 type documentCollector struct {

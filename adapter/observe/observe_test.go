@@ -274,6 +274,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	o.CountSecrets(func() []string { return nil })
 	o.CountKeySets(func() map[string]follow.Stats { return nil })
 	o.CountLists(func() map[string]follow.Stats { return nil })
+	o.CountHtpasswd(func() map[string]follow.Stats { return nil })
 	o.CountSinks(map[string]report.Sink{"s": &counting{}})
 	o.CountTransport(access{})
 	descriptions := make(chan *prometheus.Desc)

@@ -16,6 +16,14 @@ type Check interface {
 	Evaluate(ctx context.Context, request *Request) Verdict
 }
 
+// Recaller is a check that costs more than Instant, but may know its verdict from an earlier request.
+type Recaller interface {
+	Check
+	// Recall gives the verdict where that takes no longer than an Instant check, and false where the check has to be evaluated. It is
+	// asked on the call's own goroutine, without a deadline and without a place at the gate, and never blocks.
+	Recall(request *Request) (verdict Verdict, ok bool)
+}
+
 // Cost orders checks.
 type Cost uint8
 

@@ -1,6 +1,10 @@
 package policy
 
-import "github.com/tollgate-mesh/tollgate/config"
+import (
+	"time"
+
+	"github.com/tollgate-mesh/tollgate/config"
+)
 
 // standing ranks what a verdict means under the modes in force.
 type standing uint8
@@ -73,6 +77,17 @@ func (c *combination) add(check string, v Verdict) (decided bool) {
 		c.lifetime = tighter(c.lifetime, v.Lifetime)
 	}
 	return c.rank[c.standing] == uint8(standings-1)
+}
+
+// age takes the time that passed off what the verdicts so far say of the answer's reuse: a token that one of them saw ends no later
+// because another took long.
+func (c *combination) age(passed time.Duration) {
+	if !c.lifetime.Reusable() {
+		return
+	}
+	if c.lifetime.Duration -= passed; c.lifetime.Duration < config.MinLifetimeDuration {
+		c.lifetime = config.SingleUse
+	}
 }
 
 // decision is what the verdicts come to.

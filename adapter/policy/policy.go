@@ -38,7 +38,7 @@ func (c *Compiler) Compile(handler *config.Handler, problems config.Problems) *P
 		}
 	}
 	if len(p.problems) == 0 && len(p.checks) == 0 {
-		text := "no check is configured, so nothing could be denied: add auth_key, headers, jwt, lists, api_keys, or policy with check_method"
+		text := "no check is configured, so nothing could be denied: add auth_key, headers, jwt, lists, api_keys, basic, or policy with check_method"
 		switch {
 		case c.Wanted != "":
 			text = c.Wanted
@@ -85,20 +85,22 @@ func (p *Policy) evaluate(ctx context.Context, request *Request) Decision {
 		return p.broken.Resolve(p.handler.Modes)
 	}
 	combined := newCombination(p.handler)
-	decided := false
-	next := 0
-	for ; next < len(p.checks) && p.checks[next].Cost() == Instant && !decided; next++ {
-		verdict := ask(ctx, p.checks[next], request)
+	var budget context.Context // of the checks that take time
+	for _, check := range p.checks {
+		verdict, ok := atOnce(ctx, check, request)
+		if !ok {
+			if budget == nil {
+				var cancel context.CancelFunc
+				budget, cancel = context.WithDeadline(ctx, Deadline(ctx, p.timeout))
+				defer cancel()
+			}
+			asked := time.Now()
+			verdict = p.askWithin(budget, check, request)
+			combined.age(time.Since(asked))
+		}
 		request = request.after(verdict)
-		decided = combined.add(p.checks[next].Name(), verdict)
-	}
-	if next < len(p.checks) && !decided {
-		ctx, cancel := context.WithDeadline(ctx, Deadline(ctx, p.timeout))
-		defer cancel()
-		for ; next < len(p.checks) && !decided; next++ {
-			verdict := p.askWithin(ctx, p.checks[next], request)
-			request = request.after(verdict)
-			decided = combined.add(p.checks[next].Name(), verdict)
+		if combined.add(check.Name(), verdict) {
+			break
 		}
 	}
 	d := combined.decision()
@@ -149,14 +151,35 @@ func (p *Policy) askWithin(ctx context.Context, check Check, request *Request) V
 	}
 }
 
+// atOnce gives the verdict of a check that needs no deadline, and false where it has to be asked within one.
+func atOnce(ctx context.Context, check Check, request *Request) (v Verdict, ok bool) {
+	if check.Cost() == Instant {
+		return ask(ctx, check, request), true
+	}
+	recaller, ok := check.(Recaller)
+	if !ok {
+		return v, false
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			v, ok = panicked(check, r), true
+		}
+	}()
+	return recaller.Recall(request)
+}
+
 // ask evaluates a check and makes a panic a failure.
 func ask(ctx context.Context, check Check, request *Request) (v Verdict) {
 	defer func() {
 		if r := recover(); r != nil {
-			v = Failing(Fail(config.Panic, "check %s panicked: %s\n%s", check.Name(), panicText(r), debug.Stack()))
+			v = panicked(check, r)
 		}
 	}()
 	return check.Evaluate(ctx, request)
+}
+
+func panicked(check Check, r any) Verdict {
+	return Failing(Fail(config.Panic, "check %s panicked: %s\n%s", check.Name(), panicText(r), debug.Stack()))
 }
 
 // panicText describes a panic without the value: only the runtime's own panics are sure to hold nothing of the request.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"slices"
 	"strings"
@@ -545,4 +546,84 @@ func TestIdentity(t *testing.T) {
 		assert.Equal(t, test.seen, seen, name)
 	}
 	assert.Equal(t, &policy.Request{}, request, "the door's request is nobody's to change")
+}
+
+// What a check said of the answer's reuse ends when it said, however long the checks after it take.
+func TestLifetimesAge(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		says, own, takes, want time.Duration
+	}{
+		"at once":        {says: 3 * time.Second, want: 3 * time.Second},
+		"later":          {says: 3 * time.Second, takes: time.Second, want: 2 * time.Second},
+		"too late":       {says: 3 * time.Second, takes: 3 * time.Second, want: config.SingleUse.Duration},
+		"the later says": {says: 3 * time.Second, takes: time.Second, own: time.Second, want: time.Second},
+		"the handler's":  {says: 20 * time.Second, takes: 10 * time.Second, want: 5 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				lasting := func(d time.Duration) policy.Verdict {
+					v := policy.Pass("for a while")
+					if d > 0 {
+						v.Lifetime = config.Lifetime{Duration: d, Uses: math.MaxInt32}
+					}
+					return v
+				}
+				p := compile(handler(), gives("first", policy.Compute, lasting(c.says)),
+					fakeCheck{"second", policy.Compute, func(context.Context, *policy.Request) policy.Verdict {
+						time.Sleep(c.takes)
+						return lasting(c.own)
+					}})
+				assert.Equal(t, c.want, p.Evaluate(t.Context(), &policy.Request{}).Lifetime.Duration)
+			})
+		})
+	}
+}
+
+// remembering is a check that may know its verdict.
+type remembering struct {
+	fakeCheck
+	recall func() (policy.Verdict, bool)
+}
+
+func (c remembering) Recall(*policy.Request) (policy.Verdict, bool) { return c.recall() }
+
+// What a check remembers needs no place at the gate and no time; what it does not remember needs both.
+func TestRecall(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		recall func() (policy.Verdict, bool)
+		want   config.FailureClass
+		passes bool
+	}{
+		"passed":   {recall: func() (policy.Verdict, bool) { return policy.Pass("known"), true }, passes: true},
+		"nothing":  {recall: func() (policy.Verdict, bool) { return policy.Verdict{}, true }, want: config.EvaluationError},
+		"panic":    {recall: func() (policy.Verdict, bool) { panic("planted") }, want: config.Panic},
+		"not sure": {recall: func() (policy.Verdict, bool) { return policy.Pass("made up"), false }, want: config.Overload},
+	} {
+		gate := policy.NewGate(1, 0)
+		busy, free := make(chan struct{}), make(chan struct{})
+		hog := policy.Compiler{Kinds: []policy.Kind{fakeKind{checks: []policy.Check{does("hog", policy.Compute, func(context.Context) { close(busy); <-free })}}}, Timeout: time.Minute, Gate: gate}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			hog.Compile(handler(), nil).Evaluate(t.Context(), &policy.Request{})
+		}()
+		<-busy
+		check := remembering{fakeCheck{"remembers", policy.Compute, func(context.Context, *policy.Request) policy.Verdict { return policy.Pass("computed") }}, c.recall}
+		p := (&policy.Compiler{Kinds: []policy.Kind{fakeKind{checks: []policy.Check{check}}}, Timeout: time.Minute, Gate: gate}).Compile(handler(), nil)
+		d := p.Evaluate(t.Context(), &policy.Request{})
+		assert.Equal(t, c.passes, d.Allowed(), name)
+		if !c.passes {
+			require.NotNil(t, d.Failure, name)
+			assert.Equal(t, c.want, d.Failure.Class, name)
+			assert.NotContains(t, d.Failure.Detail, "planted")
+		}
+		close(free)
+		<-done
+		if name == "not sure" {
+			assert.Equal(t, "computed", p.Evaluate(t.Context(), &policy.Request{}).Reason)
+		}
+	}
 }

@@ -44,6 +44,8 @@ type Settings struct {
 	Lists map[string]List `yaml:"lists"`
 	// Redis maps names to the stores in which replicas share counts of quotas.
 	Redis map[string]Redis `yaml:"redis"`
+	// Htpasswd maps names to the files of users that checks ask.
+	Htpasswd map[string]Htpasswd `yaml:"htpasswd"`
 	// Limits bounds what the process takes on.
 	Limits Limits `yaml:"limits"`
 	// Reports says where records go.
@@ -259,5 +261,6 @@ func (s Settings) Validate() error {
 	} {
 		add(n.value < n.least || n.value > n.most, "%s is %d; use %d to %d", n.key, n.value, n.least, n.most)
 	}
-	return errors.Join(slices.Concat(problems, s.TLS.validate(), s.validateCallers(), s.Connections.validate(), validateKeySets(s.KeySets), validateLists(s.Lists), validateRedis(s.Redis), s.Reports.validate())...)
+	return errors.Join(slices.Concat(problems, s.TLS.validate(), s.validateCallers(), s.Connections.validate(), validateKeySets(s.KeySets), validateLists(s.Lists),
+		validateHtpasswd(s.Htpasswd), validateRedis(s.Redis), s.Reports.validate())...)
 }

@@ -88,6 +88,8 @@ lists:
     refresh: 23s
     max_stale: 24m
     timeout: 25s
+htpasswd:
+  staff: {file: /staff, max_stale: 26m}
 limits:
   message_bytes: 1
   concurrent_checks: 2
@@ -212,6 +214,7 @@ func TestParseReadsEverySetting(t *testing.T) {
 			Addresses: []string{"r:1"}, Cluster: true, Database: 27, Username: "u", Password: settings.ClientCredential{File: "/p"}, TLS: tls,
 			Timeout: 28 * time.Millisecond, Connections: 29,
 		}},
+		Htpasswd: map[string]settings.Htpasswd{"staff": {File: "/staff", MaxStale: 26 * time.Minute}},
 		Limits: settings.Limits{
 			MessageBytes: 1, ConcurrentChecks: 2, QueueWait: 3 * time.Millisecond, QuotaCounts: 26,
 			Handlers: settings.Handlers{Entries: 4, Bytes: 5, Compiling: 6, Waiting: 7, RetryAfter: 8 * time.Second},
@@ -405,6 +408,9 @@ func TestBounds(t *testing.T) {
 		{"key_sets.a.min_refresh", keySet(func(k *settings.KeySet, v time.Duration) { k.MinRefresh = v }), 1e9, 300e9, "use 1s to 5m0s"},
 		{"key_sets.a.max_stale", keySet(func(k *settings.KeySet, v time.Duration) { k.MaxStale = v }), 600e9, 168 * 3600e9, "use 10m0s to 168h0m0s"},
 		{"key_sets.a.timeout", keySet(func(k *settings.KeySet, v time.Duration) { k.Timeout = v }), 100e6, 60e9, "use 100ms to 1m0s"},
+		{"htpasswd.a.max_stale", func(s *settings.Settings, v int64) {
+			s.Htpasswd = map[string]settings.Htpasswd{"a": {File: "/f", MaxStale: time.Duration(v)}}
+		}, 60e9, 168 * 3600e9, "use 1m0s to 168h0m0s"},
 		{"shutdown.drain", func(s *settings.Settings, v int64) { s.Shutdown.Drain = time.Duration(v) }, 0, 3600e9, "use 0s to 1h0m0s"},
 		{"shutdown.timeout", func(s *settings.Settings, v int64) { s.Shutdown.Timeout = time.Duration(v) }, 0, 3600e9, "use 0s to 1h0m0s"},
 		{"limits.message_bytes", func(s *settings.Settings, v int64) { s.Limits.MessageBytes = int(v) }, 8 << 20, 1 << 30, "use 8388608 to 1073741824"},
@@ -430,6 +436,14 @@ func TestBounds(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestHtpasswd(t *testing.T) {
+	t.Parallel()
+	s := settings.Default()
+	s.Htpasswd = map[string]settings.Htpasswd{"Staff": {File: "/f"}, "a": {}}
+	assert.EqualError(t, s.Validate(), "htpasswd has \"Staff\"; name a file with at most 63 of a-z, 0-9, '_' and '-', a letter or digit at both ends\n"+
+		"htpasswd.a.file is missing; name a file that htpasswd made")
 }
 
 func TestValidate(t *testing.T) {
@@ -572,6 +586,7 @@ func defaults() reflect.Value {
 	s.KeySets = map[string]settings.KeySet{"name": settings.KeySet{}.WithDefaults()}
 	s.Lists = map[string]settings.List{"name": settings.List{}.WithDefaults()}
 	s.Redis = map[string]settings.Redis{"name": settings.Redis{}.WithDefaults()}
+	s.Htpasswd = map[string]settings.Htpasswd{"name": settings.Htpasswd{}.WithDefaults()}
 	return reflect.ValueOf(s)
 }
 

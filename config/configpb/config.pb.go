@@ -186,7 +186,7 @@ func (x ListCheck_Listed) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ListCheck_Listed.Descriptor instead.
 func (ListCheck_Listed) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{5, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{6, 0}
 }
 
 // What entries are, and how a value is compared with them.
@@ -247,7 +247,7 @@ func (x ListCheck_EntryType) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ListCheck_EntryType.Descriptor instead.
 func (ListCheck_EntryType) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{5, 1}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{6, 1}
 }
 
 // How a limit holds.
@@ -300,7 +300,7 @@ func (x Quota_Algorithm) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Quota_Algorithm.Descriptor instead.
 func (Quota_Algorithm) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{8, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{9, 0}
 }
 
 // The answer to a failure.
@@ -353,7 +353,7 @@ func (x Failure_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Failure_Mode.Descriptor instead.
 func (Failure_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{10, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{11, 0}
 }
 
 // Status codes that a denial may carry, numbered as in google.rpc.Code. INTERNAL is not among them: a proxy may turn it into an allow.
@@ -422,7 +422,7 @@ func (x Denial_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Denial_Code.Descriptor instead.
 func (Denial_Code) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{13, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{14, 0}
 }
 
 // How grave something is, numbered as in OpenTelemetry.
@@ -491,7 +491,7 @@ func (x SeverityRule_Severity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SeverityRule_Severity.Descriptor instead.
 func (SeverityRule_Severity) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{16, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{17, 0}
 }
 
 // What becomes of the values.
@@ -548,7 +548,7 @@ func (x MetricRule_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MetricRule_Kind.Descriptor instead.
 func (MetricRule_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{17, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{18, 0}
 }
 
 // Which decisions are recorded.
@@ -609,7 +609,7 @@ func (x DecisionLog_Record) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DecisionLog_Record.Descriptor instead.
 func (DecisionLog_Record) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{18, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{19, 0}
 }
 
 // Params configures one handler. A check that reaches a handler without any check is a configuration failure, never an allow.
@@ -653,7 +653,9 @@ type Params struct {
 	// Checks that want an API key, and know whose it is.
 	ApiKeys []*ApiKeyCheck `protobuf:"bytes,17,rep,name=api_keys,json=apiKeys,proto3" json:"api_keys,omitempty"`
 	// Limits of what quota calls may take. A quota call that none of them is for is a configuration failure, never a grant.
-	Quotas        []*Quota `protobuf:"bytes,18,rep,name=quotas,proto3" json:"quotas,omitempty"`
+	Quotas []*Quota `protobuf:"bytes,18,rep,name=quotas,proto3" json:"quotas,omitempty"`
+	// Checks that want a user's name and password, as HTTP's scheme Basic has them, and know who it is.
+	Basic         []*BasicCheck `protobuf:"bytes,19,rep,name=basic,proto3" json:"basic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -810,6 +812,13 @@ func (x *Params) GetApiKeys() []*ApiKeyCheck {
 func (x *Params) GetQuotas() []*Quota {
 	if x != nil {
 		return x.Quotas
+	}
+	return nil
+}
+
+func (x *Params) GetBasic() []*BasicCheck {
+	if x != nil {
+		return x.Basic
 	}
 	return nil
 }
@@ -1145,7 +1154,90 @@ func (x *ClaimRule) GetContains() string {
 	return ""
 }
 
-// WwwAuthenticate is the header of that name, as RFC 6750 has it. With it a denial is UNAUTHENTICATED and HTTP 401, whatever the
+// BasicCheck passes when a property is the value of an authorization header of the scheme Basic, as RFC 7617 has it, with the name of
+// one of the users and the password of that user.
+type BasicCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The check's name in logs, as basic/<name>; by default the property's, in lower case and with '_' for other characters.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The property of the instance's subject that has the header's value. Exactly one of subject_property and action_property.
+	SubjectProperty *string `protobuf:"bytes,2,opt,name=subject_property,json=subjectProperty,proto3,oneof" json:"subject_property,omitempty"`
+	// The property of the instance's action that has the header's value.
+	ActionProperty *string `protobuf:"bytes,3,opt,name=action_property,json=actionProperty,proto3,oneof" json:"action_property,omitempty"`
+	// The name of an htpasswd file that the adapter's settings define.
+	Users string `protobuf:"bytes,4,opt,name=users,proto3" json:"users,omitempty"`
+	// The header that tells a denied caller how to authenticate.
+	WwwAuthenticate *WwwAuthenticate `protobuf:"bytes,5,opt,name=www_authenticate,json=wwwAuthenticate,proto3" json:"www_authenticate,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *BasicCheck) Reset() {
+	*x = BasicCheck{}
+	mi := &file_tollgate_config_config_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BasicCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BasicCheck) ProtoMessage() {}
+
+func (x *BasicCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_config_config_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BasicCheck.ProtoReflect.Descriptor instead.
+func (*BasicCheck) Descriptor() ([]byte, []int) {
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *BasicCheck) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *BasicCheck) GetSubjectProperty() string {
+	if x != nil && x.SubjectProperty != nil {
+		return *x.SubjectProperty
+	}
+	return ""
+}
+
+func (x *BasicCheck) GetActionProperty() string {
+	if x != nil && x.ActionProperty != nil {
+		return *x.ActionProperty
+	}
+	return ""
+}
+
+func (x *BasicCheck) GetUsers() string {
+	if x != nil {
+		return x.Users
+	}
+	return ""
+}
+
+func (x *BasicCheck) GetWwwAuthenticate() *WwwAuthenticate {
+	if x != nil {
+		return x.WwwAuthenticate
+	}
+	return nil
+}
+
+// WwwAuthenticate is the header of that name, as RFC 6750 and RFC 7617 have it. With it a denial is UNAUTHENTICATED and HTTP 401, whatever the
 // handler's `denial` says of the code.
 type WwwAuthenticate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1159,7 +1251,7 @@ type WwwAuthenticate struct {
 
 func (x *WwwAuthenticate) Reset() {
 	*x = WwwAuthenticate{}
-	mi := &file_tollgate_config_config_proto_msgTypes[4]
+	mi := &file_tollgate_config_config_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1171,7 +1263,7 @@ func (x *WwwAuthenticate) String() string {
 func (*WwwAuthenticate) ProtoMessage() {}
 
 func (x *WwwAuthenticate) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[4]
+	mi := &file_tollgate_config_config_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1184,7 +1276,7 @@ func (x *WwwAuthenticate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WwwAuthenticate.ProtoReflect.Descriptor instead.
 func (*WwwAuthenticate) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{4}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *WwwAuthenticate) GetRealm() string {
@@ -1227,7 +1319,7 @@ type ListCheck struct {
 
 func (x *ListCheck) Reset() {
 	*x = ListCheck{}
-	mi := &file_tollgate_config_config_proto_msgTypes[5]
+	mi := &file_tollgate_config_config_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1239,7 +1331,7 @@ func (x *ListCheck) String() string {
 func (*ListCheck) ProtoMessage() {}
 
 func (x *ListCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[5]
+	mi := &file_tollgate_config_config_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1252,7 +1344,7 @@ func (x *ListCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCheck.ProtoReflect.Descriptor instead.
 func (*ListCheck) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{5}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListCheck) GetName() string {
@@ -1331,7 +1423,7 @@ type ApiKeyCheck struct {
 
 func (x *ApiKeyCheck) Reset() {
 	*x = ApiKeyCheck{}
-	mi := &file_tollgate_config_config_proto_msgTypes[6]
+	mi := &file_tollgate_config_config_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1343,7 +1435,7 @@ func (x *ApiKeyCheck) String() string {
 func (*ApiKeyCheck) ProtoMessage() {}
 
 func (x *ApiKeyCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[6]
+	mi := &file_tollgate_config_config_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1356,7 +1448,7 @@ func (x *ApiKeyCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiKeyCheck.ProtoReflect.Descriptor instead.
 func (*ApiKeyCheck) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{6}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ApiKeyCheck) GetName() string {
@@ -1407,7 +1499,7 @@ type ApiKey struct {
 
 func (x *ApiKey) Reset() {
 	*x = ApiKey{}
-	mi := &file_tollgate_config_config_proto_msgTypes[7]
+	mi := &file_tollgate_config_config_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1419,7 +1511,7 @@ func (x *ApiKey) String() string {
 func (*ApiKey) ProtoMessage() {}
 
 func (x *ApiKey) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[7]
+	mi := &file_tollgate_config_config_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1432,7 +1524,7 @@ func (x *ApiKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiKey.ProtoReflect.Descriptor instead.
 func (*ApiKey) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{7}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ApiKey) GetIdentity() string {
@@ -1482,7 +1574,7 @@ type Quota struct {
 
 func (x *Quota) Reset() {
 	*x = Quota{}
-	mi := &file_tollgate_config_config_proto_msgTypes[8]
+	mi := &file_tollgate_config_config_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1494,7 +1586,7 @@ func (x *Quota) String() string {
 func (*Quota) ProtoMessage() {}
 
 func (x *Quota) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[8]
+	mi := &file_tollgate_config_config_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1507,7 +1599,7 @@ func (x *Quota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quota.ProtoReflect.Descriptor instead.
 func (*Quota) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{8}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Quota) GetName() string {
@@ -1598,7 +1690,7 @@ type QuotaOverride struct {
 
 func (x *QuotaOverride) Reset() {
 	*x = QuotaOverride{}
-	mi := &file_tollgate_config_config_proto_msgTypes[9]
+	mi := &file_tollgate_config_config_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1610,7 +1702,7 @@ func (x *QuotaOverride) String() string {
 func (*QuotaOverride) ProtoMessage() {}
 
 func (x *QuotaOverride) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[9]
+	mi := &file_tollgate_config_config_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1623,7 +1715,7 @@ func (x *QuotaOverride) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotaOverride.ProtoReflect.Descriptor instead.
 func (*QuotaOverride) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{9}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *QuotaOverride) GetDimensions() map[string]string {
@@ -1679,7 +1771,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_tollgate_config_config_proto_msgTypes[10]
+	mi := &file_tollgate_config_config_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1691,7 +1783,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[10]
+	mi := &file_tollgate_config_config_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1704,7 +1796,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{10}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Failure) GetConfiguration() Failure_Mode {
@@ -1776,7 +1868,7 @@ type Lifetimes struct {
 
 func (x *Lifetimes) Reset() {
 	*x = Lifetimes{}
-	mi := &file_tollgate_config_config_proto_msgTypes[11]
+	mi := &file_tollgate_config_config_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1788,7 +1880,7 @@ func (x *Lifetimes) String() string {
 func (*Lifetimes) ProtoMessage() {}
 
 func (x *Lifetimes) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[11]
+	mi := &file_tollgate_config_config_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1801,7 +1893,7 @@ func (x *Lifetimes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lifetimes.ProtoReflect.Descriptor instead.
 func (*Lifetimes) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{11}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Lifetimes) GetAllow() *Lifetime {
@@ -1833,7 +1925,7 @@ type Lifetime struct {
 
 func (x *Lifetime) Reset() {
 	*x = Lifetime{}
-	mi := &file_tollgate_config_config_proto_msgTypes[12]
+	mi := &file_tollgate_config_config_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1845,7 +1937,7 @@ func (x *Lifetime) String() string {
 func (*Lifetime) ProtoMessage() {}
 
 func (x *Lifetime) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[12]
+	mi := &file_tollgate_config_config_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1858,7 +1950,7 @@ func (x *Lifetime) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lifetime.ProtoReflect.Descriptor instead.
 func (*Lifetime) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{12}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Lifetime) GetDuration() *durationpb.Duration {
@@ -1897,7 +1989,7 @@ type Denial struct {
 
 func (x *Denial) Reset() {
 	*x = Denial{}
-	mi := &file_tollgate_config_config_proto_msgTypes[13]
+	mi := &file_tollgate_config_config_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1909,7 +2001,7 @@ func (x *Denial) String() string {
 func (*Denial) ProtoMessage() {}
 
 func (x *Denial) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[13]
+	mi := &file_tollgate_config_config_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1922,7 +2014,7 @@ func (x *Denial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Denial.ProtoReflect.Descriptor instead.
 func (*Denial) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{13}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Denial) GetCode() Denial_Code {
@@ -1961,7 +2053,7 @@ type HttpResponse struct {
 
 func (x *HttpResponse) Reset() {
 	*x = HttpResponse{}
-	mi := &file_tollgate_config_config_proto_msgTypes[14]
+	mi := &file_tollgate_config_config_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1973,7 +2065,7 @@ func (x *HttpResponse) String() string {
 func (*HttpResponse) ProtoMessage() {}
 
 func (x *HttpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[14]
+	mi := &file_tollgate_config_config_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1986,7 +2078,7 @@ func (x *HttpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpResponse.ProtoReflect.Descriptor instead.
 func (*HttpResponse) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{14}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HttpResponse) GetStatus() int64 {
@@ -2036,7 +2128,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_tollgate_config_config_proto_msgTypes[15]
+	mi := &file_tollgate_config_config_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2048,7 +2140,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[15]
+	mi := &file_tollgate_config_config_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2061,7 +2153,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{15}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Report) GetSinks() []string {
@@ -2126,7 +2218,7 @@ type SeverityRule struct {
 
 func (x *SeverityRule) Reset() {
 	*x = SeverityRule{}
-	mi := &file_tollgate_config_config_proto_msgTypes[16]
+	mi := &file_tollgate_config_config_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2138,7 +2230,7 @@ func (x *SeverityRule) String() string {
 func (*SeverityRule) ProtoMessage() {}
 
 func (x *SeverityRule) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[16]
+	mi := &file_tollgate_config_config_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2151,7 +2243,7 @@ func (x *SeverityRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeverityRule.ProtoReflect.Descriptor instead.
 func (*SeverityRule) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{16}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SeverityRule) GetText() string {
@@ -2189,7 +2281,7 @@ type MetricRule struct {
 
 func (x *MetricRule) Reset() {
 	*x = MetricRule{}
-	mi := &file_tollgate_config_config_proto_msgTypes[17]
+	mi := &file_tollgate_config_config_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2201,7 +2293,7 @@ func (x *MetricRule) String() string {
 func (*MetricRule) ProtoMessage() {}
 
 func (x *MetricRule) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[17]
+	mi := &file_tollgate_config_config_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2214,7 +2306,7 @@ func (x *MetricRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricRule.ProtoReflect.Descriptor instead.
 func (*MetricRule) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{17}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *MetricRule) GetInstance() string {
@@ -2281,7 +2373,7 @@ type DecisionLog struct {
 
 func (x *DecisionLog) Reset() {
 	*x = DecisionLog{}
-	mi := &file_tollgate_config_config_proto_msgTypes[18]
+	mi := &file_tollgate_config_config_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2293,7 +2385,7 @@ func (x *DecisionLog) String() string {
 func (*DecisionLog) ProtoMessage() {}
 
 func (x *DecisionLog) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[18]
+	mi := &file_tollgate_config_config_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2306,7 +2398,7 @@ func (x *DecisionLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecisionLog.ProtoReflect.Descriptor instead.
 func (*DecisionLog) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{18}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DecisionLog) GetRecord() DecisionLog_Record {
@@ -2348,7 +2440,7 @@ var File_tollgate_config_config_proto protoreflect.FileDescriptor
 
 const file_tollgate_config_config_proto_rawDesc = "" +
 	"\n" +
-	"\x1ctollgate/config/config.proto\x12\x12tollgate.config.v1\x1a\x1egoogle/protobuf/duration.proto\"\xc2\b\n" +
+	"\x1ctollgate/config/config.proto\x12\x12tollgate.config.v1\x1a\x1egoogle/protobuf/duration.proto\"\xf8\b\n" +
 	"\x06Params\x12\x1e\n" +
 	"\bauth_key\x18\x01 \x01(\tH\x00R\aauthKey\x88\x01\x01\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x129\n" +
@@ -2369,7 +2461,8 @@ const file_tollgate_config_config_proto_rawDesc = "" +
 	"\x03jwt\x18\x0f \x03(\v2\x1c.tollgate.config.v1.JwtCheckR\x03jwt\x123\n" +
 	"\x05lists\x18\x10 \x03(\v2\x1d.tollgate.config.v1.ListCheckR\x05lists\x12:\n" +
 	"\bapi_keys\x18\x11 \x03(\v2\x1f.tollgate.config.v1.ApiKeyCheckR\aapiKeys\x121\n" +
-	"\x06quotas\x18\x12 \x03(\v2\x19.tollgate.config.v1.QuotaR\x06quotas\"4\n" +
+	"\x06quotas\x18\x12 \x03(\v2\x19.tollgate.config.v1.QuotaR\x06quotas\x124\n" +
+	"\x05basic\x18\x13 \x03(\v2\x1e.tollgate.config.v1.BasicCheckR\x05basic\"4\n" +
 	"\aRequire\x12\x17\n" +
 	"\x13REQUIRE_UNSPECIFIED\x10\x00\x12\a\n" +
 	"\x03ALL\x10\x01\x12\a\n" +
@@ -2419,7 +2512,16 @@ const file_tollgate_config_config_proto_rawDesc = "" +
 	"\a_equalsB\n" +
 	"\n" +
 	"\b_patternB\v\n" +
-	"\t_contains\"9\n" +
+	"\t_contains\"\x8d\x02\n" +
+	"\n" +
+	"BasicCheck\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
+	"\x10subject_property\x18\x02 \x01(\tH\x00R\x0fsubjectProperty\x88\x01\x01\x12,\n" +
+	"\x0faction_property\x18\x03 \x01(\tH\x01R\x0eactionProperty\x88\x01\x01\x12\x14\n" +
+	"\x05users\x18\x04 \x01(\tR\x05users\x12N\n" +
+	"\x10www_authenticate\x18\x05 \x01(\v2#.tollgate.config.v1.WwwAuthenticateR\x0fwwwAuthenticateB\x13\n" +
+	"\x11_subject_propertyB\x12\n" +
+	"\x10_action_property\"9\n" +
 	"\x0fWwwAuthenticate\x12\x14\n" +
 	"\x05realm\x18\x01 \x01(\tR\x05realm\x12\x10\n" +
 	"\x03off\x18\x02 \x01(\bR\x03off\"\xc1\x04\n" +
@@ -2588,7 +2690,7 @@ func file_tollgate_config_config_proto_rawDescGZIP() []byte {
 }
 
 var file_tollgate_config_config_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
-var file_tollgate_config_config_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_tollgate_config_config_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_tollgate_config_config_proto_goTypes = []any{
 	(Params_Require)(0),         // 0: tollgate.config.v1.Params.Require
 	(Params_RegoVersion)(0),     // 1: tollgate.config.v1.Params.RegoVersion
@@ -2604,76 +2706,79 @@ var file_tollgate_config_config_proto_goTypes = []any{
 	(*HeaderCheck)(nil),         // 11: tollgate.config.v1.HeaderCheck
 	(*JwtCheck)(nil),            // 12: tollgate.config.v1.JwtCheck
 	(*ClaimRule)(nil),           // 13: tollgate.config.v1.ClaimRule
-	(*WwwAuthenticate)(nil),     // 14: tollgate.config.v1.WwwAuthenticate
-	(*ListCheck)(nil),           // 15: tollgate.config.v1.ListCheck
-	(*ApiKeyCheck)(nil),         // 16: tollgate.config.v1.ApiKeyCheck
-	(*ApiKey)(nil),              // 17: tollgate.config.v1.ApiKey
-	(*Quota)(nil),               // 18: tollgate.config.v1.Quota
-	(*QuotaOverride)(nil),       // 19: tollgate.config.v1.QuotaOverride
-	(*Failure)(nil),             // 20: tollgate.config.v1.Failure
-	(*Lifetimes)(nil),           // 21: tollgate.config.v1.Lifetimes
-	(*Lifetime)(nil),            // 22: tollgate.config.v1.Lifetime
-	(*Denial)(nil),              // 23: tollgate.config.v1.Denial
-	(*HttpResponse)(nil),        // 24: tollgate.config.v1.HttpResponse
-	(*Report)(nil),              // 25: tollgate.config.v1.Report
-	(*SeverityRule)(nil),        // 26: tollgate.config.v1.SeverityRule
-	(*MetricRule)(nil),          // 27: tollgate.config.v1.MetricRule
-	(*DecisionLog)(nil),         // 28: tollgate.config.v1.DecisionLog
-	nil,                         // 29: tollgate.config.v1.QuotaOverride.DimensionsEntry
-	nil,                         // 30: tollgate.config.v1.HttpResponse.HeadersEntry
-	(*durationpb.Duration)(nil), // 31: google.protobuf.Duration
+	(*BasicCheck)(nil),          // 14: tollgate.config.v1.BasicCheck
+	(*WwwAuthenticate)(nil),     // 15: tollgate.config.v1.WwwAuthenticate
+	(*ListCheck)(nil),           // 16: tollgate.config.v1.ListCheck
+	(*ApiKeyCheck)(nil),         // 17: tollgate.config.v1.ApiKeyCheck
+	(*ApiKey)(nil),              // 18: tollgate.config.v1.ApiKey
+	(*Quota)(nil),               // 19: tollgate.config.v1.Quota
+	(*QuotaOverride)(nil),       // 20: tollgate.config.v1.QuotaOverride
+	(*Failure)(nil),             // 21: tollgate.config.v1.Failure
+	(*Lifetimes)(nil),           // 22: tollgate.config.v1.Lifetimes
+	(*Lifetime)(nil),            // 23: tollgate.config.v1.Lifetime
+	(*Denial)(nil),              // 24: tollgate.config.v1.Denial
+	(*HttpResponse)(nil),        // 25: tollgate.config.v1.HttpResponse
+	(*Report)(nil),              // 26: tollgate.config.v1.Report
+	(*SeverityRule)(nil),        // 27: tollgate.config.v1.SeverityRule
+	(*MetricRule)(nil),          // 28: tollgate.config.v1.MetricRule
+	(*DecisionLog)(nil),         // 29: tollgate.config.v1.DecisionLog
+	nil,                         // 30: tollgate.config.v1.QuotaOverride.DimensionsEntry
+	nil,                         // 31: tollgate.config.v1.HttpResponse.HeadersEntry
+	(*durationpb.Duration)(nil), // 32: google.protobuf.Duration
 }
 var file_tollgate_config_config_proto_depIdxs = []int32{
 	11, // 0: tollgate.config.v1.Params.headers:type_name -> tollgate.config.v1.HeaderCheck
 	1,  // 1: tollgate.config.v1.Params.rego_version:type_name -> tollgate.config.v1.Params.RegoVersion
 	0,  // 2: tollgate.config.v1.Params.require:type_name -> tollgate.config.v1.Params.Require
-	20, // 3: tollgate.config.v1.Params.failure:type_name -> tollgate.config.v1.Failure
-	21, // 4: tollgate.config.v1.Params.lifetimes:type_name -> tollgate.config.v1.Lifetimes
-	23, // 5: tollgate.config.v1.Params.denial:type_name -> tollgate.config.v1.Denial
-	31, // 6: tollgate.config.v1.Params.evaluation_timeout:type_name -> google.protobuf.Duration
-	25, // 7: tollgate.config.v1.Params.report:type_name -> tollgate.config.v1.Report
-	28, // 8: tollgate.config.v1.Params.decision_log:type_name -> tollgate.config.v1.DecisionLog
+	21, // 3: tollgate.config.v1.Params.failure:type_name -> tollgate.config.v1.Failure
+	22, // 4: tollgate.config.v1.Params.lifetimes:type_name -> tollgate.config.v1.Lifetimes
+	24, // 5: tollgate.config.v1.Params.denial:type_name -> tollgate.config.v1.Denial
+	32, // 6: tollgate.config.v1.Params.evaluation_timeout:type_name -> google.protobuf.Duration
+	26, // 7: tollgate.config.v1.Params.report:type_name -> tollgate.config.v1.Report
+	29, // 8: tollgate.config.v1.Params.decision_log:type_name -> tollgate.config.v1.DecisionLog
 	12, // 9: tollgate.config.v1.Params.jwt:type_name -> tollgate.config.v1.JwtCheck
-	15, // 10: tollgate.config.v1.Params.lists:type_name -> tollgate.config.v1.ListCheck
-	16, // 11: tollgate.config.v1.Params.api_keys:type_name -> tollgate.config.v1.ApiKeyCheck
-	18, // 12: tollgate.config.v1.Params.quotas:type_name -> tollgate.config.v1.Quota
-	31, // 13: tollgate.config.v1.JwtCheck.leeway:type_name -> google.protobuf.Duration
-	31, // 14: tollgate.config.v1.JwtCheck.max_age:type_name -> google.protobuf.Duration
-	13, // 15: tollgate.config.v1.JwtCheck.claims:type_name -> tollgate.config.v1.ClaimRule
-	14, // 16: tollgate.config.v1.JwtCheck.www_authenticate:type_name -> tollgate.config.v1.WwwAuthenticate
-	2,  // 17: tollgate.config.v1.ListCheck.listed:type_name -> tollgate.config.v1.ListCheck.Listed
-	3,  // 18: tollgate.config.v1.ListCheck.entry_type:type_name -> tollgate.config.v1.ListCheck.EntryType
-	31, // 19: tollgate.config.v1.ListCheck.lifetime:type_name -> google.protobuf.Duration
-	17, // 20: tollgate.config.v1.ApiKeyCheck.keys:type_name -> tollgate.config.v1.ApiKey
-	4,  // 21: tollgate.config.v1.Quota.algorithm:type_name -> tollgate.config.v1.Quota.Algorithm
-	31, // 22: tollgate.config.v1.Quota.window:type_name -> google.protobuf.Duration
-	19, // 23: tollgate.config.v1.Quota.overrides:type_name -> tollgate.config.v1.QuotaOverride
-	29, // 24: tollgate.config.v1.QuotaOverride.dimensions:type_name -> tollgate.config.v1.QuotaOverride.DimensionsEntry
-	31, // 25: tollgate.config.v1.QuotaOverride.window:type_name -> google.protobuf.Duration
-	5,  // 26: tollgate.config.v1.Failure.configuration:type_name -> tollgate.config.v1.Failure.Mode
-	5,  // 27: tollgate.config.v1.Failure.policy_not_loaded:type_name -> tollgate.config.v1.Failure.Mode
-	5,  // 28: tollgate.config.v1.Failure.evaluation_error:type_name -> tollgate.config.v1.Failure.Mode
-	5,  // 29: tollgate.config.v1.Failure.undefined_result:type_name -> tollgate.config.v1.Failure.Mode
-	5,  // 30: tollgate.config.v1.Failure.timeout:type_name -> tollgate.config.v1.Failure.Mode
-	5,  // 31: tollgate.config.v1.Failure.dependency_down:type_name -> tollgate.config.v1.Failure.Mode
-	5,  // 32: tollgate.config.v1.Failure.overload:type_name -> tollgate.config.v1.Failure.Mode
-	5,  // 33: tollgate.config.v1.Failure.panic:type_name -> tollgate.config.v1.Failure.Mode
-	22, // 34: tollgate.config.v1.Lifetimes.allow:type_name -> tollgate.config.v1.Lifetime
-	22, // 35: tollgate.config.v1.Lifetimes.deny:type_name -> tollgate.config.v1.Lifetime
-	31, // 36: tollgate.config.v1.Lifetime.duration:type_name -> google.protobuf.Duration
-	6,  // 37: tollgate.config.v1.Denial.code:type_name -> tollgate.config.v1.Denial.Code
-	24, // 38: tollgate.config.v1.Denial.http:type_name -> tollgate.config.v1.HttpResponse
-	30, // 39: tollgate.config.v1.HttpResponse.headers:type_name -> tollgate.config.v1.HttpResponse.HeadersEntry
-	26, // 40: tollgate.config.v1.Report.severities:type_name -> tollgate.config.v1.SeverityRule
-	27, // 41: tollgate.config.v1.Report.metrics:type_name -> tollgate.config.v1.MetricRule
-	7,  // 42: tollgate.config.v1.SeverityRule.severity:type_name -> tollgate.config.v1.SeverityRule.Severity
-	8,  // 43: tollgate.config.v1.MetricRule.kind:type_name -> tollgate.config.v1.MetricRule.Kind
-	9,  // 44: tollgate.config.v1.DecisionLog.record:type_name -> tollgate.config.v1.DecisionLog.Record
-	45, // [45:45] is the sub-list for method output_type
-	45, // [45:45] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	16, // 10: tollgate.config.v1.Params.lists:type_name -> tollgate.config.v1.ListCheck
+	17, // 11: tollgate.config.v1.Params.api_keys:type_name -> tollgate.config.v1.ApiKeyCheck
+	19, // 12: tollgate.config.v1.Params.quotas:type_name -> tollgate.config.v1.Quota
+	14, // 13: tollgate.config.v1.Params.basic:type_name -> tollgate.config.v1.BasicCheck
+	32, // 14: tollgate.config.v1.JwtCheck.leeway:type_name -> google.protobuf.Duration
+	32, // 15: tollgate.config.v1.JwtCheck.max_age:type_name -> google.protobuf.Duration
+	13, // 16: tollgate.config.v1.JwtCheck.claims:type_name -> tollgate.config.v1.ClaimRule
+	15, // 17: tollgate.config.v1.JwtCheck.www_authenticate:type_name -> tollgate.config.v1.WwwAuthenticate
+	15, // 18: tollgate.config.v1.BasicCheck.www_authenticate:type_name -> tollgate.config.v1.WwwAuthenticate
+	2,  // 19: tollgate.config.v1.ListCheck.listed:type_name -> tollgate.config.v1.ListCheck.Listed
+	3,  // 20: tollgate.config.v1.ListCheck.entry_type:type_name -> tollgate.config.v1.ListCheck.EntryType
+	32, // 21: tollgate.config.v1.ListCheck.lifetime:type_name -> google.protobuf.Duration
+	18, // 22: tollgate.config.v1.ApiKeyCheck.keys:type_name -> tollgate.config.v1.ApiKey
+	4,  // 23: tollgate.config.v1.Quota.algorithm:type_name -> tollgate.config.v1.Quota.Algorithm
+	32, // 24: tollgate.config.v1.Quota.window:type_name -> google.protobuf.Duration
+	20, // 25: tollgate.config.v1.Quota.overrides:type_name -> tollgate.config.v1.QuotaOverride
+	30, // 26: tollgate.config.v1.QuotaOverride.dimensions:type_name -> tollgate.config.v1.QuotaOverride.DimensionsEntry
+	32, // 27: tollgate.config.v1.QuotaOverride.window:type_name -> google.protobuf.Duration
+	5,  // 28: tollgate.config.v1.Failure.configuration:type_name -> tollgate.config.v1.Failure.Mode
+	5,  // 29: tollgate.config.v1.Failure.policy_not_loaded:type_name -> tollgate.config.v1.Failure.Mode
+	5,  // 30: tollgate.config.v1.Failure.evaluation_error:type_name -> tollgate.config.v1.Failure.Mode
+	5,  // 31: tollgate.config.v1.Failure.undefined_result:type_name -> tollgate.config.v1.Failure.Mode
+	5,  // 32: tollgate.config.v1.Failure.timeout:type_name -> tollgate.config.v1.Failure.Mode
+	5,  // 33: tollgate.config.v1.Failure.dependency_down:type_name -> tollgate.config.v1.Failure.Mode
+	5,  // 34: tollgate.config.v1.Failure.overload:type_name -> tollgate.config.v1.Failure.Mode
+	5,  // 35: tollgate.config.v1.Failure.panic:type_name -> tollgate.config.v1.Failure.Mode
+	23, // 36: tollgate.config.v1.Lifetimes.allow:type_name -> tollgate.config.v1.Lifetime
+	23, // 37: tollgate.config.v1.Lifetimes.deny:type_name -> tollgate.config.v1.Lifetime
+	32, // 38: tollgate.config.v1.Lifetime.duration:type_name -> google.protobuf.Duration
+	6,  // 39: tollgate.config.v1.Denial.code:type_name -> tollgate.config.v1.Denial.Code
+	25, // 40: tollgate.config.v1.Denial.http:type_name -> tollgate.config.v1.HttpResponse
+	31, // 41: tollgate.config.v1.HttpResponse.headers:type_name -> tollgate.config.v1.HttpResponse.HeadersEntry
+	27, // 42: tollgate.config.v1.Report.severities:type_name -> tollgate.config.v1.SeverityRule
+	28, // 43: tollgate.config.v1.Report.metrics:type_name -> tollgate.config.v1.MetricRule
+	7,  // 44: tollgate.config.v1.SeverityRule.severity:type_name -> tollgate.config.v1.SeverityRule.Severity
+	8,  // 45: tollgate.config.v1.MetricRule.kind:type_name -> tollgate.config.v1.MetricRule.Kind
+	9,  // 46: tollgate.config.v1.DecisionLog.record:type_name -> tollgate.config.v1.DecisionLog.Record
+	47, // [47:47] is the sub-list for method output_type
+	47, // [47:47] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_tollgate_config_config_proto_init() }
@@ -2685,17 +2790,18 @@ func file_tollgate_config_config_proto_init() {
 	file_tollgate_config_config_proto_msgTypes[1].OneofWrappers = []any{}
 	file_tollgate_config_config_proto_msgTypes[2].OneofWrappers = []any{}
 	file_tollgate_config_config_proto_msgTypes[3].OneofWrappers = []any{}
-	file_tollgate_config_config_proto_msgTypes[5].OneofWrappers = []any{}
+	file_tollgate_config_config_proto_msgTypes[4].OneofWrappers = []any{}
 	file_tollgate_config_config_proto_msgTypes[6].OneofWrappers = []any{}
-	file_tollgate_config_config_proto_msgTypes[9].OneofWrappers = []any{}
-	file_tollgate_config_config_proto_msgTypes[12].OneofWrappers = []any{}
+	file_tollgate_config_config_proto_msgTypes[7].OneofWrappers = []any{}
+	file_tollgate_config_config_proto_msgTypes[10].OneofWrappers = []any{}
+	file_tollgate_config_config_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollgate_config_config_proto_rawDesc), len(file_tollgate_config_config_proto_rawDesc)),
 			NumEnums:      10,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -15,14 +15,15 @@ type rule struct {
 }
 
 func compileRules(configured []config.ClaimRule) ([]rule, error) {
+	var patterns config.Patterns
 	rules := make([]rule, 0, len(configured))
 	for _, c := range configured {
 		r := rule{ClaimRule: c}
 		if c.Pattern != "" {
-			var err error
-			if r.pattern, err = config.CompileClaimPattern(c.Pattern); err != nil {
+			if err := patterns.Add(c.Pattern); err != nil {
 				return nil, err
 			}
+			r.pattern = patterns.Compiled[len(patterns.Compiled)-1]
 		}
 		rules = append(rules, r)
 	}

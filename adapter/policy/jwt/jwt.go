@@ -9,14 +9,13 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/credential"
 	"github.com/tollgate-mesh/tollgate/config"
 )
 
@@ -152,32 +151,8 @@ func denials(realm string, own config.Denial) map[string]*config.Denial {
 			// RFC 6750, 3.1: who brought no token is not told of an error.
 			challenge += fmt.Sprintf(`, error="invalid_token", error_description=%q`, description)
 		}
-		denial := own
-		denial.Code = config.Unauthenticated
-		response := config.HTTPResponse{}
-		if own.HTTP != nil {
-			response = *own.HTTP
-		}
-		if response.Status == 0 {
-			response.Status = http.StatusUnauthorized
-		}
-		response.Headers = withChallenge(response.Headers, challenge)
-		denial.HTTP = &response
-		all[reason] = &denial
+		all[reason] = credential.Challenge(own, challenge)
 	}
-	return all
-}
-
-// withChallenge adds the header, unless the operator wrote one.
-func withChallenge(headers map[string]string, challenge string) map[string]string {
-	const name = "WWW-Authenticate"
-	for key := range headers {
-		if strings.EqualFold(key, name) {
-			return headers
-		}
-	}
-	all := map[string]string{name: challenge}
-	maps.Copy(all, headers)
 	return all
 }
 
@@ -200,33 +175,56 @@ func (c *check) Name() string { return c.name }
 // Cost is that of a check with a deadline: some signatures take a tenth of a millisecond to verify.
 func (c *check) Cost() policy.Cost { return policy.Compute }
 
-// Evaluate looks for the reasons to deny that take no key, then for the signature, then for the claims that the handler wants, so
-// that nobody can find out by tokens of their own making what these are.
-func (c *check) Evaluate(_ context.Context, request *policy.Request) policy.Verdict {
+// Recall knows tokens that were verified before, and requests without one.
+func (c *check) Recall(request *policy.Request) (v policy.Verdict, ok bool) {
+	text, reason := c.presented(request)
+	if reason != "" {
+		return c.deny(reason), true
+	}
+	keys, err := c.keySet.Keys()
+	if err != nil {
+		return v, false
+	}
+	known, ok := c.cache.get(c.cacheID(text, keys))
+	if !ok {
+		return v, false
+	}
+	now := time.Now()
+	if reason := c.timely(known, now); reason != "" {
+		return c.untimely(reason, known, now), true
+	}
+	return c.pass(known, now), true
+}
+
+// presented returns what may be a token, or why there is none.
+func (c *check) presented(request *policy.Request) (text, reason string) {
 	value, ok := request.Property(c.config.Property)
 	presented, isText := value.Text()
 	if ok && !isText {
-		return c.deny(ReasonMalformed)
+		return "", ReasonMalformed
 	}
-	text := bearer(presented)
-	switch {
+	switch text = bearer(presented); {
 	case text == "":
-		return c.deny(ReasonAbsent)
+		return "", ReasonAbsent
 	case len(text) > MaxTokenBytes:
-		return c.deny(ReasonMalformed)
+		return "", ReasonMalformed
 	}
+	return text, ""
+}
+
+func (c *check) cacheID(text string, keys *Keys) cacheID {
+	return cacheID{token: sha256.Sum256([]byte(text)), keys: keys.revision, check: c.identity}
+}
+
+// Evaluate looks for the reasons to deny that take no key, then for the signature, then for the claims that the handler wants, so
+// that nobody can find out by tokens of their own making what these are.
+func (c *check) Evaluate(_ context.Context, request *policy.Request) policy.Verdict {
+	if v, ok := c.Recall(request); ok {
+		return v
+	}
+	text, _ := c.presented(request)
 	now := time.Now()
 	keys, away := c.keySet.Keys()
-	var id cacheID
-	if away == nil {
-		id = cacheID{token: sha256.Sum256([]byte(text)), keys: keys.revision, check: c.identity}
-		if cached, ok := c.cache.get(id); ok {
-			if reason := c.timely(cached, now); reason != "" {
-				return c.untimely(reason, cached, now)
-			}
-			return c.pass(cached, now)
-		}
-	}
 	t, err := Parse(text)
 	if err != nil {
 		return c.deny(ReasonMalformed)
@@ -259,7 +257,7 @@ func (c *check) Evaluate(_ context.Context, request *policy.Request) policy.Verd
 	case !follows:
 		return c.deny(ReasonMissingClaim)
 	}
-	c.cache.add(id, t)
+	c.cache.add(c.cacheID(text, keys), t)
 	return c.pass(t, now)
 }
 

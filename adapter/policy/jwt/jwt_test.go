@@ -328,6 +328,7 @@ func TestTokensThatAreDenied(t *testing.T) {
 		"an end beyond all":     {claiming(map[string]any{"exp": json.Number("1e300")}), jwt.ReasonMalformed},
 		"an end of null":        {es256(`{"alg":"ES256","kid":"p256"}`, `{"iss":"https://idp.example.com","aud":"shop","exp":null}`), jwt.ReasonMalformed},
 		"an end before 1970":    {claiming(map[string]any{"exp": -1}), jwt.ReasonExpired},
+		"an end in the year 1":  {claiming(map[string]any{"exp": -62135596800}), jwt.ReasonExpired},
 		"a start of text":       {claiming(map[string]any{"nbf": "0"}), jwt.ReasonMalformed},
 		"an issue of text":      {claiming(map[string]any{"iat": true}), jwt.ReasonMalformed},
 	} {

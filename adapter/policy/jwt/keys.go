@@ -91,9 +91,6 @@ func (k *Keys) Unusable() int { return k.unusable }
 // Secrets returns the ids of the keys, usable or not, that whoever publishes a set ought not to have put in: private and shared ones.
 func (k *Keys) Secrets() []string { return k.secrets }
 
-// Equal reports whether both are the same revision.
-func (k *Keys) Equal(other *Keys) bool { return other != nil && k.revision == other.revision }
-
 func usable(parsed jwk.Key, symmetric bool) (key, bool) {
 	// The type is asked for first: exported, a public Ed25519 key would pass for the bytes of a secret.
 	if (parsed.KeyType() == jwa.OctetSeq()) != symmetric {

@@ -169,7 +169,8 @@ func numericDate(claims map[string]any, name string) (time.Time, error) {
 	if err != nil || math.Abs(seconds) > lastSecond {
 		return time.Time{}, errClaims
 	}
-	whole, fraction := math.Modf(seconds)
+	// What was before 1970 is over, and so is the year 1, which would read as no date at all.
+	whole, fraction := math.Modf(max(seconds, 0))
 	return time.Unix(int64(whole), int64(fraction*float64(time.Second))), nil
 }
 
