@@ -28,7 +28,7 @@ if amount > left then
 end
 if amount > 0 then
   missing = missing + amount
-  redis.call('HSET', KEYS[1], 'at', now, 'missing', missing) -- Redis writes all digits of a number; Lua by itself would not.
+  redis.call('HSET', KEYS[1], 'at', now, 'missing', missing)
   redis.call('PEXPIRE', KEYS[1], math.ceil(missing / refill * window / 1000) + 1)
   if remember > 0 then
     redis.call('SET', KEYS[2], amount, 'PX', remember)

@@ -30,7 +30,10 @@ import (
 	"github.com/tollgate-mesh/tollgate/config"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// The library looks for a Redis that is away once a second, and finds only then that it was closed.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"))
+}
 
 // patience is for what a busy machine does in its own time.
 const patience = 30 * time.Second
