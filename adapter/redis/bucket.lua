@@ -28,13 +28,12 @@ if amount > left then
 end
 if amount > 0 then
   missing = missing + amount
-  -- Lua's own form of a number has 14 digits, too few for either.
-  redis.call('HSET', KEYS[1], 'at', string.format('%.0f', now), 'missing', string.format('%.17g', missing))
+  redis.call('HSET', KEYS[1], 'at', now, 'missing', missing)
   redis.call('PEXPIRE', KEYS[1], math.ceil(missing / refill * window / 1000) + 1)
   if remember > 0 then
-    redis.call('SET', KEYS[2], string.format('%.0f', amount), 'PX', remember)
+    redis.call('SET', KEYS[2], amount, 'PX', remember)
   end
 elseif now < at then
-  redis.call('HSET', KEYS[1], 'at', string.format('%.0f', now))
+  redis.call('HSET', KEYS[1], 'at', now)
 end
 return {amount, 0}

@@ -29,7 +29,7 @@ if amount > limit - used then
 end
 local rest = start + window - now
 if amount > 0 then
-  redis.call('HSET', KEYS[1], 'start', string.format('%.0f', start), 'used', string.format('%.0f', used + amount))
+  redis.call('HSET', KEYS[1], 'start', start, 'used', used + amount)
   redis.call('PEXPIRE', KEYS[1], math.ceil(rest / 1000) + 1)
   if remember > 0 then
     redis.call('SET', KEYS[2], string.format('%.0f %.0f', amount, start + window), 'PX', remember)

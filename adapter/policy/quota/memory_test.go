@@ -213,6 +213,29 @@ func TestCountsAreBounded(t *testing.T) {
 	}
 }
 
+// A quota finds its own counts ended also where many of others ended before.
+func TestRoomIsMadeAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newTaker(t, 5, time.Minute, 0)
+		q.keys = 20
+		for i := range 100 {
+			request := q.request(1, true)
+			request.Key, request.Quota = numbered(i), "another"
+			request.MaxKeys = 100
+			q.take(request)
+		}
+		time.Sleep(1)
+		for i := range 20 {
+			q.key = numbered(1000 + i)
+			q.all(1)
+		}
+		time.Sleep(time.Minute)
+		q.key = numbered(2000)
+		assert.EqualValues(t, 1, q.all(1))
+	})
+}
+
 // However calls come, no window and no bucket ever gives more than it has.
 func TestNeverMoreThanTheLimit(t *testing.T) {
 	t.Parallel()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"time"
 
 	"github.com/tollgate-mesh/tollgate/adapter/attribute"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
@@ -160,7 +161,8 @@ func (l *limited) failure(ctx context.Context, err error) *policy.Failure {
 	if failure, ok := errors.AsType[*policy.Failure](err); ok {
 		return failure
 	}
-	if ctx.Err() != nil {
+	// A store may find that time is over just before the context does.
+	if deadline, ok := ctx.Deadline(); ctx.Err() != nil || ok && !time.Now().Before(deadline) {
 		return policy.Fail(config.Timeout, "%s took longer than its budget: %v", l.name, err)
 	}
 	return policy.Fail(config.DependencyDown, "%s: store %s: %v", l.name, l.Store, err)

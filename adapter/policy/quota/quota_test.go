@@ -199,6 +199,8 @@ func TestKeys(t *testing.T) {
 		{"q", "i", dimensions("ab", "")},
 		{"q", "i", dimensions("a", "b", "c", "d")},
 		{"q", "i", dimensions("a", "bc", "", "d")},
+		{"q", "i", dimensions("a", "b\x01c\x01\x01d")},
+		{"q", "i", dimensions("a", "b\x00c\x01\x00d")},
 		{"q", "i", dimensions("a", "b", "c", "")},
 		one(attribute.OfInt64(1)), one(text("1")), one(attribute.OfDouble(1)), one(attribute.OfDuration(1, 0)), one(attribute.OfTimestamp(1, 0)),
 		one(attribute.OfBool(true)), one(attribute.OfIP("\x01\x00\x00\x00")), one(attribute.OfText(attribute.URI, "1")), one(attribute.Value{}),

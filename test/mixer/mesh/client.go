@@ -96,9 +96,24 @@ func (m *Mixer) Check(ctx context.Context, attributes Attributes) (*Verdict, err
 	return m.CheckQuota(ctx, attributes, nil)
 }
 
+// QuotaRequest is an amount that is asked for. Without BestEffort it is all or nothing.
+type QuotaRequest struct {
+	Amount     int64
+	BestEffort bool
+}
+
 // CheckQuota asks about one request and for amounts of quotas, best effort, as a proxy does. Mixer answers about
 // quotas only if the request may pass.
 func (m *Mixer) CheckQuota(ctx context.Context, attributes Attributes, amounts map[string]int64) (*Verdict, error) {
+	quotas := make(map[string]QuotaRequest, len(amounts))
+	for name, amount := range amounts {
+		quotas[name] = QuotaRequest{Amount: amount, BestEffort: true}
+	}
+	return m.CheckQuotas(ctx, attributes, strconv.FormatInt(time.Now().UnixNano(), 10), quotas)
+}
+
+// CheckQuotas is CheckQuota with everything that a proxy chooses. Calls with the same id are repeats.
+func (m *Mixer) CheckQuotas(ctx context.Context, attributes Attributes, id string, quotas map[string]QuotaRequest) (*Verdict, error) {
 	conn, err := m.client()
 	if err != nil {
 		return nil, err
@@ -108,11 +123,11 @@ func (m *Mixer) CheckQuota(ctx context.Context, attributes Attributes, amounts m
 		return nil, err
 	}
 	request := &mixerpb.CheckRequest{Attributes: compressed}
-	if len(amounts) > 0 {
-		request.DeduplicationId = strconv.FormatInt(time.Now().UnixNano(), 10)
-		request.Quotas = make(map[string]mixerpb.CheckRequest_QuotaParams, len(amounts))
-		for name, amount := range amounts {
-			request.Quotas[name] = mixerpb.CheckRequest_QuotaParams{Amount: amount, BestEffort: true}
+	if len(quotas) > 0 {
+		request.DeduplicationId = id
+		request.Quotas = make(map[string]mixerpb.CheckRequest_QuotaParams, len(quotas))
+		for name, q := range quotas {
+			request.Quotas[name] = mixerpb.CheckRequest_QuotaParams(q)
 		}
 	}
 	reply := &mixerpb.CheckResponse{}

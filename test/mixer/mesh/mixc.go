@@ -31,6 +31,8 @@ type MixcResult struct {
 	ValidUses int32
 	// Referenced are the attributes that the decision depends on, written as in Verdict.
 	Referenced []string
+	// Quotas are the answers to the quotas that were asked for.
+	Quotas map[string]QuotaVerdict
 	// Output is what mixc printed, without what gRPC logs in between.
 	Output string
 }
@@ -147,6 +149,7 @@ const (
 	mixcDecided    = "Check RPC completed successfully. Check status was "
 	mixcFailed     = "Check RPC failed with: "
 	mixcReferenced = "  Referenced Attributes\n"
+	mixcQuotas     = "  Quota "
 )
 
 var (
@@ -183,7 +186,32 @@ func parseMixc(out string) (*MixcResult, error) {
 	if _, list, ok := strings.Cut(text[at[1]:], mixcReferenced); ok {
 		r.Referenced = mixcAttributes(list)
 	}
-	return r, nil
+	if _, list, ok := strings.Cut(text[at[1]:], mixcQuotas); ok {
+		r.Quotas, err = mixcGrants(list)
+	}
+	return r, err
+}
+
+// mixcGrants reads the table of quotas behind the first word of its head.
+func mixcGrants(list string) (map[string]QuotaVerdict, error) {
+	grants := make(map[string]QuotaVerdict)
+	_, list, _ = strings.Cut(list, "\n")
+	for line := range strings.Lines(list) {
+		fields := strings.Fields(line)
+		if len(fields) != 3 {
+			break
+		}
+		amount, err := strconv.ParseInt(fields[1], 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		validFor, err := time.ParseDuration(fields[2])
+		if err != nil {
+			return nil, err
+		}
+		grants[fields[0]] = QuotaVerdict{Granted: amount, ValidFor: validFor}
+	}
+	return grants, nil
 }
 
 // setStatus reads a code's name and, in parentheses, a message.

@@ -4,7 +4,9 @@ package meshtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -34,6 +36,25 @@ func Tollgate(t *testing.T, opts mesh.TollgateOptions) *mesh.Tollgate {
 		}
 	})
 	return tollgate
+}
+
+// Redis starts a real Redis. Where there is none the test is skipped, except under CI, where a test that cannot run has failed.
+func Redis(t *testing.T) *mesh.Redis {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), StartTimeout)
+	defer cancel()
+	redis, err := mesh.StartRedis(ctx, t.TempDir())
+	if errors.Is(err, mesh.ErrNoRedis) && os.Getenv("CI") != "true" {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		showLog(t, "redis-server", redis.Log)
+		redis.Kill()
+	})
+	return redis
 }
 
 // Mixer starts a release's Mixer and fails the test if it rejects any of its configuration: Mixer itself would go on
