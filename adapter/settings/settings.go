@@ -264,7 +264,7 @@ func (s Settings) Validate() error {
 		{"limits.handlers.bytes", s.Limits.Handlers.Bytes, 64 << 10, 1 << 30},
 		{"limits.handlers.compiling", s.Limits.Handlers.Compiling, 1, 256},
 		{"limits.reports.calls", s.Limits.Reports.Calls, 0, 1 << 20},
-		{"limits.reports.bytes", s.Limits.Reports.Bytes, 1 << 20, 1 << 40},
+		{"limits.reports.bytes", s.Limits.Reports.Bytes, 1 << 20, 1 << 30},
 		{"limits.handlers.waiting", s.Limits.Handlers.Waiting, 0, 1 << 20},
 	} {
 		add(n.value < n.least || n.value > n.most, "%s is %d; use %d to %d", n.key, n.value, n.least, n.most)
