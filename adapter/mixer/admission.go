@@ -73,40 +73,6 @@ func (a *admission) enter(ctx context.Context) *admitted {
 	return &admitted{admission: a} // its turn came at the same moment
 }
 
-// BoundReports bounds the report calls that are under way at once; without it they are not. It is to be called before Register. Fewer
-// are let in while checksWait says that checks wait.
-func (d *Door) BoundReports(limits ReportLimits, checksWait func() bool) {
-	d.admission = &admission{limits: limits, checksWait: checksWait}
-}
-
-// admitReport receives and answers a report call when its turn comes, or refuses it.
-func (d *Door) admitReport(ctx context.Context, t reportTemplate, receive receive) (any, error) {
-	if d.admission == nil {
-		text, err := receive()
-		if err != nil {
-			return nil, err
-		}
-		return d.report(ctx, t, text)
-	}
-	place := d.admission.enter(ctx)
-	if place == nil {
-		refusal := report.Refuse("overload", fmt.Errorf("its turn did not come within %s; raise limits.reports or add replicas", d.admission.limits.Wait))
-		if ctx.Err() != nil {
-			refusal = report.Refuse("", ctx.Err())
-		}
-		// It was not received, so nobody knows of which handler it is, nor how many instances it has.
-		d.observer.Reported(report.Reported{Handler: "unknown", Kind: t.kind, Refused: refusal})
-		return nil, status.Error(codes.ResourceExhausted, "the report could not be accepted: "+refusal.Class)
-	}
-	defer place.leave()
-	text, err := receive()
-	if err != nil {
-		return nil, err
-	}
-	place.received(len(text))
-	return d.report(ctx, t, text)
-}
-
 // room reports whether one more call may come in.
 func (a *admission) room() bool {
 	calls := a.limits.Calls
@@ -135,4 +101,57 @@ func (p *admitted) leave() {
 		a.waiting[0] <- struct{}{}
 		a.waiting = slices.Delete(a.waiting, 0, 1)
 	}
+}
+
+// maxReceiving is how long a call keeps its place while it is being received. A place is for work, and none is done while a caller takes
+// its time: such a call waits for another place when it is there.
+const maxReceiving = time.Second
+
+// BoundReports bounds the report calls that are under way at once; without it they are not. It is to be called before Register. Fewer
+// are let in while checksWait says that checks wait.
+func (d *Door) BoundReports(limits ReportLimits, checksWait func() bool) {
+	d.admission = &admission{limits: limits, checksWait: checksWait}
+}
+
+// admitReport receives and answers a report call when its turn comes, or refuses it.
+func (d *Door) admitReport(ctx context.Context, t reportTemplate, receive receive) (any, error) {
+	if d.admission == nil {
+		text, err := receive()
+		if err != nil {
+			return nil, err
+		}
+		return d.report(ctx, t, text)
+	}
+	place := d.admission.enter(ctx)
+	if place == nil {
+		return nil, d.refuseReport(ctx, t)
+	}
+	slow := time.AfterFunc(maxReceiving, place.leave)
+	text, err := receive()
+	inTime := slow.Stop()
+	switch {
+	case err != nil && inTime:
+		place.leave()
+		return nil, err
+	case err != nil:
+		return nil, err
+	case !inTime:
+		if place = d.admission.enter(ctx); place == nil {
+			return nil, d.refuseReport(ctx, t)
+		}
+	}
+	defer place.leave()
+	place.received(len(text))
+	return d.report(ctx, t, text)
+}
+
+// refuseReport is the answer to a call whose turn did not come. Nobody looked into it, so it is not known of which handler it is, nor how
+// many instances it has.
+func (d *Door) refuseReport(ctx context.Context, t reportTemplate) error {
+	refusal := report.Refuse("overload", fmt.Errorf("its turn did not come within %s; raise limits.reports or add replicas", d.admission.limits.Wait))
+	if ctx.Err() != nil {
+		refusal = report.Refuse("", ctx.Err())
+	}
+	d.observer.Reported(report.Reported{Handler: "unknown", Kind: t.kind, Refused: refusal})
+	return status.Error(codes.ResourceExhausted, "the report could not be accepted: "+refusal.Class)
 }

@@ -131,3 +131,38 @@ func TestReportsPastTheirBoundAreRefused(t *testing.T) {
 	_, err = door.admitReport(t.Context(), template, func() (string, error) { return text, nil })
 	require.NoError(t, err)
 }
+
+// A caller who takes his time to send has no place meanwhile, and needs one when he is done.
+func TestSlowReportsHoldNoPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, seen := &acceptor{}, &ledger{}
+		door := reportDoor(t, a, seen)
+		door.BoundReports(ReportLimits{Calls: 1, Bytes: 1 << 20, Wait: time.Minute}, never)
+		template := reportTemplates[0]
+		text := logEntries(&configpb.Params{Name: "shop"}, nil)
+		after := func(d time.Duration, err error) receive {
+			return func() (string, error) {
+				time.Sleep(d)
+				return text, err
+			}
+		}
+		begin := time.Now()
+		for _, err := range []error{nil, errors.New("cut off")} {
+			go func() { _, _ = door.admitReport(t.Context(), template, after(time.Hour, err)) }()
+		}
+		synctest.Wait()
+		_, err := door.admitReport(t.Context(), template, after(0, nil))
+		require.NoError(t, err)
+		assert.Equal(t, 2*maxReceiving, time.Since(begin), "both slow ones had the place for as long as they may")
+
+		held := make(chan struct{})
+		time.Sleep(time.Hour - 2*time.Second)
+		place := door.admission.enter(t.Context())
+		time.AfterFunc(time.Minute/2, func() { place.leave(); close(held) })
+		<-held
+		synctest.Wait()
+		assert.Len(t, a.calls, 2, "the slow call that was not cut off has come as well")
+		assert.Zero(t, door.admission.calls)
+		assert.Zero(t, door.admission.bytes)
+	})
+}
