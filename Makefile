@@ -14,7 +14,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 FUZZTIME ?= 30s
 BENCH ?= .
 BENCHTIME ?= 1s
-# How long, and how many checks and report calls a second. An hour or more writes docs/soak.*, less bin/soak/, unless SOAK_OUT says where.
+# How long, and how many checks and report calls a second. SOAK_OUT, a whole path, is where results go if not into bin/soak and docs.
 SOAK ?= 60m
 SOAK_CHECKS ?= 100
 SOAK_REPORTS ?= 20

@@ -2,12 +2,14 @@
 package adapter
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -106,6 +108,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 	reports := s.Reports.WithDefaults()
 	decisions := decisionlog.New(pipeline, decisionlog.Options{Sinks: pipeline.Sinks(), Default: reports.DefaultSinks, Complain: observer.DecisionsDropped})
 	observer.CountDecisionLog(decisions)
+	gate := policy.NewGate(s.Limits.ConcurrentChecks, s.Limits.QueueWait)
 	compiler := &policy.Compiler{
 		Kinds: []policy.Kind{
 			header.Kind{Secrets: secrets{store}},
@@ -117,7 +120,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 			rego.Kind{},
 		},
 		Timeout: s.EvaluationTimeout,
-		Gate:    policy.NewGate(s.Limits.ConcurrentChecks, s.Limits.QueueWait),
+		Gate:    gate,
 	}
 	counts := quota.NewMemory(s.Limits.QuotaCounts)
 	observer.CountQuotas(counts.Counts)
@@ -134,6 +137,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		Acceptor: pipeline,
 		Recorder: decisions,
 		Caller:   transport.Caller,
+		TooLarge: access.TooLarge,
 	}, mixer.HandlerLimits{
 		Entries:    s.Limits.Handlers.Entries,
 		Bytes:      s.Limits.Handlers.Bytes,
@@ -141,6 +145,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		Waiting:    s.Limits.Handlers.Waiting,
 		RetryAfter: s.Limits.Handlers.RetryAfter,
 	}, observer)
+	door.BoundReports(reportLimits(s.Limits.Reports), gate.Crowded)
 
 	watches, endWatches := context.WithCancel(context.WithoutCancel(ctx))
 	a := &Adapter{
@@ -499,4 +504,11 @@ func htpasswdSources(files map[string]settings.Htpasswd) map[string]follow.Sourc
 		sources[name] = follow.Source{File: file.File, Refresh: file.MaxStale, MaxStale: file.MaxStale, Timeout: timeout}
 	}
 	return sources
+}
+
+// reportLimits gives reports a number of calls at once that fits the machine, where the settings leave it open: some wait for the disk
+// while others are worked on.
+func reportLimits(s settings.ReportLimits) mixer.ReportLimits {
+	const callsOfProcessor = 8
+	return mixer.ReportLimits{Calls: cmp.Or(s.Calls, callsOfProcessor*runtime.GOMAXPROCS(0)), Bytes: s.Bytes, Wait: s.Wait}
 }

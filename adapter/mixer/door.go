@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"istio.io/api/mixer/adapter/model/v1beta1"
 
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
@@ -35,6 +37,9 @@ type Door struct {
 	recorder Recorder
 	observer Observer
 	caller   func(ctx context.Context) string
+	// tooLarge is told of calls that are not received; admission is nil where report calls are not bounded.
+	tooLarge  func(ctx context.Context, method string, err error)
+	admission *admission
 }
 
 // Engines are what stands behind a door.
@@ -51,6 +56,8 @@ type Engines struct {
 	Recorder Recorder
 	// Caller returns who makes a call, by the call's context; empty where callers are not known.
 	Caller func(ctx context.Context) string
+	// TooLarge, if there is one, is told of calls that gRPC does not receive because they are larger than the server's bound.
+	TooLarge func(ctx context.Context, method string, err error)
 }
 
 // Recorder keeps decisions.
@@ -71,6 +78,7 @@ func NewDoor(engines Engines, limits HandlerLimits, observer Observer) *Door {
 		recorder: engines.Recorder,
 		observer: observer,
 		caller:   engines.Caller,
+		tooLarge: engines.TooLarge,
 	}
 }
 
@@ -110,36 +118,49 @@ func ReportServices() []string {
 // Register adds the door's services to a server, which must use a Codec.
 func (d *Door) Register(server grpc.ServiceRegistrar) {
 	for _, t := range checkTemplates {
-		d.register(server, t.service, t.method, func(ctx context.Context, text string) (any, error) {
-			return d.check(ctx, t, text), nil
-		})
+		d.register(server, t.service, t.method, once(func(ctx context.Context, text string) any { return d.check(ctx, t, text) }))
 	}
-	d.register(server, quotaService, quotaMethod, func(ctx context.Context, text string) (any, error) {
-		return d.quota(ctx, text), nil
-	})
+	d.register(server, quotaService, quotaMethod, once(func(ctx context.Context, text string) any { return d.quota(ctx, text) }))
 	for _, t := range reportTemplates {
-		d.register(server, t.service, t.method, func(ctx context.Context, text string) (any, error) {
-			return d.report(ctx, t, text)
+		d.register(server, t.service, t.method, func(ctx context.Context, receive receive) (any, error) {
+			return d.admitReport(ctx, t, receive)
 		})
 	}
 }
 
-// register describes a template's one method to gRPC. The message is received where the interceptors let the call pass, not before: a
-// caller whom they refuse must not make us hold it.
-func (d *Door) register(server grpc.ServiceRegistrar, service, method string, answer func(ctx context.Context, text string) (any, error)) {
+// receive receives a call's message. An error is gRPC's, for the caller.
+type receive func() (text string, err error)
+
+// once makes an answer of one that needs the message at once.
+func once(answer func(ctx context.Context, text string) any) func(ctx context.Context, receive receive) (any, error) {
+	return func(ctx context.Context, receive receive) (any, error) {
+		text, err := receive()
+		if err != nil {
+			return nil, err
+		}
+		return answer(ctx, text), nil
+	}
+}
+
+// register describes a template's one method to gRPC. The message is received where the interceptors let the call pass, and answer wants it,
+// not before: a caller who is refused must not make us hold it.
+func (d *Door) register(server grpc.ServiceRegistrar, service, method string, answer func(ctx context.Context, receive receive) (any, error)) {
 	info := &grpc.UnaryServerInfo{Server: d, FullMethod: "/" + service + "/" + method}
 	handle := func(_ any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
 		in := &message{}
-		receive := func(ctx context.Context, _ any) (any, error) {
-			if err := decode(in); err != nil {
-				return nil, err
-			}
-			return answer(ctx, in.text)
+		serve := func(ctx context.Context, _ any) (any, error) {
+			return answer(ctx, func() (string, error) {
+				err := decode(in)
+				if status.Code(err) == codes.ResourceExhausted && d.tooLarge != nil {
+					d.tooLarge(ctx, info.FullMethod, err)
+				}
+				return in.text, err
+			})
 		}
 		if intercept == nil {
-			return receive(ctx, in)
+			return serve(ctx, in)
 		}
-		return intercept(ctx, in, info, receive)
+		return intercept(ctx, in, info, serve)
 	}
 	server.RegisterService(&grpc.ServiceDesc{
 		ServiceName: service,

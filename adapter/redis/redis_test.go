@@ -362,7 +362,10 @@ func TestAway(t *testing.T) {
 func TestCluster(t *testing.T) {
 	s := serve(t, nil, "--cluster-enabled", "yes")
 	s.do(t, "CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-	require.Eventually(t, func() bool { info, _ := s.do(t, "CLUSTER", "INFO").(string); return strings.Contains(info, "cluster_state:ok") }, patience, 10*time.Millisecond)
+	require.Eventually(t, func() bool {
+		info, _ := s.do(t, "CLUSTER", "INFO").(string)
+		return strings.Contains(info, "cluster_state:ok")
+	}, patience, 10*time.Millisecond)
 	store := s.open(t, func(o *redis.Options) { o.Cluster = true })
 	for i, limit := range []config.QuotaLimit{fixedWindow(10, time.Hour), tokenBucket(10, 1, time.Hour)} {
 		for repeat := range 5 {

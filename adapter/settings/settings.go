@@ -82,6 +82,18 @@ type Limits struct {
 	QuotaCounts int `yaml:"quota_counts"`
 	// Handlers bounds the cache of compiled handlers.
 	Handlers Handlers `yaml:"handlers"`
+	// Reports bounds the report calls that are under way.
+	Reports ReportLimits `yaml:"reports"`
+}
+
+// ReportLimits bounds the report calls that are under way, so that a flood of them takes nothing from checks.
+type ReportLimits struct {
+	// Calls is how many there are at once, from before they are received until they are answered; 0 for eight a processor.
+	Calls int `yaml:"calls"`
+	// Bytes is what those that were received may have together; while they have more, no other is received.
+	Bytes int `yaml:"bytes"`
+	// Wait is how long a call waits for its turn before it is refused.
+	Wait time.Duration `yaml:"wait"`
 }
 
 // Handlers bounds the cache of compiled handlers.
@@ -121,6 +133,7 @@ func Default() Settings {
 			QueueWait:        10 * time.Millisecond,
 			QuotaCounts:      100_000,
 			Handlers:         Handlers{Entries: 256, Bytes: 4 << 20, Compiling: 4, Waiting: 64, RetryAfter: 5 * time.Second},
+			Reports:          ReportLimits{Bytes: 64 << 20, Wait: 100 * time.Millisecond},
 		},
 		Reports:  Reports{Flush: 5 * time.Second},
 		Shutdown: Shutdown{Timeout: 10 * time.Second},
@@ -239,6 +252,7 @@ func (s Settings) Validate() error {
 	}{
 		{"evaluation_timeout", s.EvaluationTimeout, time.Millisecond, time.Minute},
 		{"limits.queue_wait", s.Limits.QueueWait, 0, time.Second},
+		{"limits.reports.wait", s.Limits.Reports.Wait, 0, 10 * time.Second},
 		{"limits.handlers.retry_after", s.Limits.Handlers.RetryAfter, 100 * time.Millisecond, time.Hour},
 		{"shutdown.drain", s.Shutdown.Drain, 0, time.Hour},
 		{"shutdown.timeout", s.Shutdown.Timeout, 0, time.Hour},
@@ -257,6 +271,8 @@ func (s Settings) Validate() error {
 		{"limits.handlers.entries", s.Limits.Handlers.Entries, 1, 1 << 20},
 		{"limits.handlers.bytes", s.Limits.Handlers.Bytes, 64 << 10, 1 << 30},
 		{"limits.handlers.compiling", s.Limits.Handlers.Compiling, 1, 256},
+		{"limits.reports.calls", s.Limits.Reports.Calls, 0, 1 << 20},
+		{"limits.reports.bytes", s.Limits.Reports.Bytes, 1 << 20, 1 << 30},
 		{"limits.handlers.waiting", s.Limits.Handlers.Waiting, 0, 1 << 20},
 	} {
 		add(n.value < n.least || n.value > n.most, "%s is %d; use %d to %d", n.key, n.value, n.least, n.most)

@@ -101,6 +101,10 @@ limits:
     waiting: 7
     retry_after: 8s
   quota_counts: 26
+  reports:
+    calls: 9
+    bytes: 10
+    wait: 12ms
 redis:
   main:
     addresses: [r:1]
@@ -218,6 +222,7 @@ func TestParseReadsEverySetting(t *testing.T) {
 		Limits: settings.Limits{
 			MessageBytes: 1, ConcurrentChecks: 2, QueueWait: 3 * time.Millisecond, QuotaCounts: 26,
 			Handlers: settings.Handlers{Entries: 4, Bytes: 5, Compiling: 6, Waiting: 7, RetryAfter: 8 * time.Second},
+			Reports:  settings.ReportLimits{Calls: 9, Bytes: 10, Wait: 12 * time.Millisecond},
 		},
 		Reports: settings.Reports{
 			Directory: "/spool", DefaultSinks: []string{"a", "b"}, Flush: 11 * time.Second,
@@ -403,6 +408,7 @@ func TestBounds(t *testing.T) {
 		{"connections.buffer_bytes", func(s *settings.Settings, v int64) { s.Connections.BufferBytes = int(v) }, 4096, 1 << 20, "use 4096 to 1048576"},
 		{"evaluation_timeout", func(s *settings.Settings, v int64) { s.EvaluationTimeout = time.Duration(v) }, 1e6, 60e9, "use 1ms to 1m0s"},
 		{"limits.queue_wait", func(s *settings.Settings, v int64) { s.Limits.QueueWait = time.Duration(v) }, 0, 1e9, "use 0s to 1s"},
+		{"limits.reports.wait", func(s *settings.Settings, v int64) { s.Limits.Reports.Wait = time.Duration(v) }, 0, 10e9, "use 0s to 10s"},
 		{"limits.handlers.retry_after", func(s *settings.Settings, v int64) { s.Limits.Handlers.RetryAfter = time.Duration(v) }, 100e6, 3600e9, "use 100ms to 1h0m0s"},
 		{"key_sets.a.refresh", keySet(func(k *settings.KeySet, v time.Duration) { k.Refresh, k.MaxStale = v, 168*time.Hour }), 10e9, 24 * 3600e9, "use 10s to 24h0m0s"},
 		{"key_sets.a.min_refresh", keySet(func(k *settings.KeySet, v time.Duration) { k.MinRefresh = v }), 1e9, 300e9, "use 1s to 5m0s"},
@@ -415,6 +421,8 @@ func TestBounds(t *testing.T) {
 		{"shutdown.timeout", func(s *settings.Settings, v int64) { s.Shutdown.Timeout = time.Duration(v) }, 0, 3600e9, "use 0s to 1h0m0s"},
 		{"limits.message_bytes", func(s *settings.Settings, v int64) { s.Limits.MessageBytes = int(v) }, 8 << 20, 1 << 30, "use 8388608 to 1073741824"},
 		{"limits.concurrent_checks", func(s *settings.Settings, v int64) { s.Limits.ConcurrentChecks = int(v) }, 1, 1 << 20, "use 1 to 1048576"},
+		{"limits.reports.calls", func(s *settings.Settings, v int64) { s.Limits.Reports.Calls = int(v) }, 0, 1 << 20, "use 0 to 1048576"},
+		{"limits.reports.bytes", func(s *settings.Settings, v int64) { s.Limits.Reports.Bytes = int(v) }, 1 << 20, 1 << 30, "use 1048576 to 1073741824"},
 		{"limits.handlers.entries", func(s *settings.Settings, v int64) { s.Limits.Handlers.Entries = int(v) }, 1, 1 << 20, "use 1 to 1048576"},
 		{"limits.handlers.bytes", func(s *settings.Settings, v int64) { s.Limits.Handlers.Bytes = int(v) }, 65536, 1 << 30, "use 65536 to 1073741824"},
 		{"limits.handlers.compiling", func(s *settings.Settings, v int64) { s.Limits.Handlers.Compiling = int(v) }, 1, 256, "use 1 to 256"},
@@ -479,6 +487,7 @@ func TestValidate(t *testing.T) {
 				`limits.handlers.entries is 0; use 1 to 1048576`,
 				`limits.handlers.bytes is 0; use 65536 to 1073741824`,
 				`limits.handlers.compiling is 0; use 1 to 256`,
+				`limits.reports.bytes is 0; use 1048576 to 1073741824`,
 				`tls.min_version is ""; use "1.2" or "1.3"`,
 				`connections.max is 0; use 1 to 1048576`,
 				`connections.max_per_address is 0; use 1 to 1048576`,

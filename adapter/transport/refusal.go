@@ -1,11 +1,15 @@
 package transport
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"io"
 	"net"
+
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 )
 
 // Reason is why a connection or a call was refused; a metric label.
@@ -30,6 +34,7 @@ const (
 	TokenExpired         Reason = "token_expired"
 	InvalidToken         Reason = "token"
 	KeysUnavailable      Reason = "keys_unavailable"
+	MessageTooLarge      Reason = "message_bytes"
 )
 
 // Refusal is a connection or a call that was refused. Nothing in it is secret.
@@ -78,4 +83,14 @@ func handshakeReason(err error) Reason {
 		return HandshakeAborted
 	}
 	return Handshake
+}
+
+// TooLarge tells the observer of a call that was not received because it is larger than limits.message_bytes. The error is gRPC's, which
+// says how large it is.
+func (t *Transport) TooLarge(ctx context.Context, method string, err error) {
+	refusal := Refusal{Reason: MessageTooLarge, Method: method, Detail: status.Convert(err).Message() + "; raise limits.message_bytes"}
+	if from, ok := peer.FromContext(ctx); ok && from.Addr != nil {
+		refusal.Peer = from.Addr.String()
+	}
+	t.observer.Refused(refusal)
 }

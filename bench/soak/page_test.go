@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"strconv"
 	"text/template"
 	"time"
 )
@@ -49,7 +50,7 @@ func (s *soak) page(w io.Writer, r *results, passed bool) error {
 	rows := [][2]string{
 		{"verdict", verdict},
 		{"load a second", fmt.Sprintf("%d checks, %d report calls with %d records each for three sinks, %d connections that come and go", r.checksPerSecond, r.reportsPerSecond, perCall, visitsPerSecond)},
-		{"checks answered as they had to be", fmt.Sprintf("%d", checks)},
+		{"checks answered as they had to be", strconv.Itoa(checks)},
 		{"checks that failed; that were answered wrong", fmt.Sprintf("%d; %d", failed, wrong)},
 		{"time of checks: median, p99, p99.9, slowest", fmt.Sprintf("%.1f, %.1f, %.1f, %.0f ms", milliseconds(s.callers.checks.quantile(0.5)),
 			milliseconds(s.callers.checks.quantile(0.99)), milliseconds(s.callers.checks.quantile(0.999)), milliseconds(s.callers.checks.quantile(1)))},

@@ -3,6 +3,7 @@ package soak
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/template"
 	"time"
@@ -101,7 +102,7 @@ func plot(w io.Writer, samples []sample) error {
 			}
 			if j > begin {
 				from, to := x(samples[begin].at), x(samples[min(j, len(samples)-1)].at)
-				s.Shades = append(s.Shades, shade{number(from, 1), fmt.Sprint(top), number(to-from, 1), fmt.Sprint(panelHeight)})
+				s.Shades = append(s.Shades, shade{number(from, 1), strconv.Itoa(top), number(to-from, 1), strconv.Itoa(panelHeight)})
 			}
 		}
 		picture.Panels = append(picture.Panels, s)

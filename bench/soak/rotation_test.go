@@ -16,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tollgate-mesh/tollgate/adapter/transport/testca"
@@ -69,23 +68,32 @@ func (r *rotation) count() int {
 }
 
 // run rotates until ctx is done.
-func (r *rotation) run(ctx context.Context, t *testing.T) {
-	t.Helper()
+func (r *rotation) run(ctx context.Context) error {
 	for n := 1; pause(ctx, rest); n++ {
 		old, next := r.good(), fmt.Sprintf("%s-%d", r.name, n)
-		if !assert.NoError(t, r.publish(old, next)) || !pause(ctx, settled) {
-			return
+		if err := r.publish(old, next); err != nil {
+			return err
+		}
+		if !pause(ctx, settled) {
+			return nil
 		}
 		r.mu.Lock()
 		r.current = next
 		r.mu.Unlock()
-		if !pause(ctx, settled) || !assert.NoError(t, r.publish(next)) || !pause(ctx, settled) {
-			return
+		if !pause(ctx, settled) {
+			return nil
+		}
+		if err := r.publish(next); err != nil {
+			return err
+		}
+		if !pause(ctx, settled) {
+			return nil
 		}
 		r.mu.Lock()
 		r.retired, r.rotated = old, r.rotated+1
 		r.mu.Unlock()
 	}
+	return nil
 }
 
 // pause reports whether the time passed before ctx was done. It is a sum of short ones: time in which the machine stood still hardly counts.
@@ -214,18 +222,22 @@ func (c *certificates) issue() (serial string, err error) {
 	return serial, replace(c.file("tls.crt"), pair.Cert)
 }
 
-func (c *certificates) run(ctx context.Context, t *testing.T) {
-	t.Helper()
+// run replaces the server's certificate until ctx is done.
+func (c *certificates) run(ctx context.Context) error {
 	for pause(ctx, rest) {
 		serial, err := c.issue()
-		if !assert.NoError(t, err) || !pause(ctx, settled) {
-			return
+		if err != nil {
+			return err
+		}
+		if !pause(ctx, settled) {
+			return nil
 		}
 		c.mu.Lock()
 		c.shown = map[string]bool{serial: true}
 		c.rotated++
 		c.mu.Unlock()
 	}
+	return nil
 }
 
 // current reports whether new connections may be shown this certificate.

@@ -1,0 +1,157 @@
+package mixer
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/tollgate-mesh/tollgate/adapter/report"
+)
+
+// ReportLimits bounds the report calls that are under way at once, so that a flood of them takes neither memory nor processor time
+// from checks.
+type ReportLimits struct {
+	// Calls is how many there are at once, at least one, from before a call is received until it is answered.
+	Calls int
+	// Bytes is what those that were received may have together: while they have more, no other is received.
+	Bytes int
+	// Wait is how long a call waits for its turn before it is refused.
+	Wait time.Duration
+}
+
+// whileChecksWait is the share of Calls that is let in while checks wait: one in so many, but always one.
+const whileChecksWait = 4
+
+// admission lets report calls in, in the order in which they came.
+type admission struct {
+	limits ReportLimits
+	// checksWait reports whether checks wait for a place or a processor.
+	checksWait func() bool
+
+	mu      sync.Mutex // guards everything below
+	calls   int
+	bytes   int
+	waiting []chan struct{} // each has room for one
+}
+
+// admitted is a call that was let in.
+type admitted struct {
+	admission *admission
+	bytes     int
+}
+
+// enter returns a call's place, or nil where it got none before the wait or ctx ended.
+func (a *admission) enter(ctx context.Context) *admitted {
+	a.mu.Lock()
+	if len(a.waiting) == 0 && a.room() {
+		a.calls++
+		a.mu.Unlock()
+		return &admitted{admission: a}
+	}
+	turn := make(chan struct{}, 1)
+	a.waiting = append(a.waiting, turn)
+	a.mu.Unlock()
+	timer := time.NewTimer(a.limits.Wait)
+	defer timer.Stop()
+	select {
+	case <-turn:
+		return &admitted{admission: a}
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if i := slices.Index(a.waiting, turn); i >= 0 {
+		a.waiting = slices.Delete(a.waiting, i, i+1)
+		return nil
+	}
+	return &admitted{admission: a} // its turn came at the same moment
+}
+
+// room reports whether one more call may come in.
+func (a *admission) room() bool {
+	calls := a.limits.Calls
+	if a.checksWait() {
+		calls /= whileChecksWait
+	}
+	return a.calls < max(calls, 1) && a.bytes < max(a.limits.Bytes, 1)
+}
+
+// received says how large the call is.
+func (p *admitted) received(bytes int) {
+	a := p.admission
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p.bytes, a.bytes = bytes, a.bytes+bytes
+}
+
+// leave makes room for those who wait.
+func (p *admitted) leave() {
+	a := p.admission
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.calls, a.bytes = a.calls-1, a.bytes-p.bytes
+	for len(a.waiting) > 0 && a.room() {
+		a.calls++
+		a.waiting[0] <- struct{}{}
+		a.waiting = slices.Delete(a.waiting, 0, 1)
+	}
+}
+
+// maxReceiving is how long a call keeps its place while it is being received. A place is for work, and none is done while a caller takes
+// its time: such a call waits for another place when it is there.
+const maxReceiving = time.Second
+
+// BoundReports bounds the report calls that are under way at once; without it they are not. It is to be called before Register. Fewer
+// are let in while checksWait says that checks wait.
+func (d *Door) BoundReports(limits ReportLimits, checksWait func() bool) {
+	d.admission = &admission{limits: limits, checksWait: checksWait}
+}
+
+// admitReport receives and answers a report call when its turn comes, or refuses it.
+func (d *Door) admitReport(ctx context.Context, t reportTemplate, receive receive) (any, error) {
+	if d.admission == nil {
+		text, err := receive()
+		if err != nil {
+			return nil, err
+		}
+		return d.report(ctx, t, text)
+	}
+	place := d.admission.enter(ctx)
+	if place == nil {
+		return nil, d.refuseReport(ctx, t)
+	}
+	slow := time.AfterFunc(maxReceiving, place.leave)
+	text, err := receive()
+	inTime := slow.Stop()
+	switch {
+	case err != nil && inTime:
+		place.leave()
+		return nil, err
+	case err != nil:
+		return nil, err
+	case !inTime:
+		if place = d.admission.enter(ctx); place == nil {
+			return nil, d.refuseReport(ctx, t)
+		}
+	}
+	defer place.leave()
+	place.received(len(text))
+	return d.report(ctx, t, text)
+}
+
+// refuseReport is the answer to a call whose turn did not come. Nobody looked into it, so it is not known of which handler it is, nor how
+// many instances it has.
+func (d *Door) refuseReport(ctx context.Context, t reportTemplate) error {
+	refusal := report.Refuse("overload", fmt.Errorf("its turn did not come within %s; raise limits.reports or add replicas", d.admission.limits.Wait))
+	if ctx.Err() != nil {
+		refusal = report.Refuse("", ctx.Err())
+	}
+	d.observer.Reported(report.Reported{Handler: "unknown", Kind: t.kind, Refused: refusal})
+	return status.Error(codes.ResourceExhausted, "the report could not be accepted: "+refusal.Class)
+}

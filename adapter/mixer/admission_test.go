@@ -1,0 +1,168 @@
+package mixer
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/tollgate-mesh/tollgate/adapter/report"
+	"github.com/tollgate-mesh/tollgate/config/configpb"
+)
+
+func never() bool { return false }
+
+// So many are let in; the next waits for a place as long as the limits say, or for its caller to go.
+func TestAdmissionIsBoundedByCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &admission{limits: ReportLimits{Calls: 2, Bytes: 100, Wait: time.Second}, checksWait: never}
+		first, second := a.enter(t.Context()), a.enter(t.Context())
+		require.NotNil(t, first)
+		require.NotNil(t, second)
+
+		begin := time.Now()
+		assert.Nil(t, a.enter(t.Context()))
+		assert.Equal(t, time.Second, time.Since(begin))
+
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		begin = time.Now()
+		assert.Nil(t, a.enter(ctx))
+		assert.Equal(t, time.Millisecond, time.Since(begin))
+		assert.Empty(t, a.waiting, "those who went are forgotten")
+
+		var order []int
+		for i := range 3 {
+			go func() {
+				if place := a.enter(t.Context()); assert.NotNil(t, place) {
+					order = append(order, i)
+					place.leave()
+				}
+			}()
+			synctest.Wait()
+		}
+		time.Sleep(time.Second / 2)
+		first.leave()
+		synctest.Wait()
+		assert.Equal(t, []int{0, 1, 2}, order, "in the order in which they came")
+		second.leave()
+		assert.Zero(t, a.calls)
+	})
+}
+
+// Calls that were received bound others by their bytes, and always one is let in.
+func TestAdmissionIsBoundedByBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &admission{limits: ReportLimits{Calls: 10, Bytes: 100}, checksWait: never}
+		large := a.enter(t.Context())
+		small := a.enter(t.Context())
+		large.received(1000)
+		small.received(1)
+		assert.Nil(t, a.enter(t.Context()))
+		large.leave()
+		other := a.enter(t.Context())
+		require.NotNil(t, other)
+		other.leave()
+		small.leave()
+		assert.Zero(t, a.bytes)
+		assert.Zero(t, a.calls)
+	})
+}
+
+func TestAdmissionLeavesRoomForChecks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		waiting := true
+		a := &admission{limits: ReportLimits{Calls: 8, Bytes: 100}, checksWait: func() bool { return waiting }}
+		var places []*admitted
+		fill := func() int {
+			for place := a.enter(t.Context()); place != nil; place = a.enter(t.Context()) {
+				places = append(places, place)
+			}
+			return len(places)
+		}
+		assert.Equal(t, 8/whileChecksWait, fill())
+		waiting = false
+		assert.Equal(t, 8, fill())
+		for _, place := range places {
+			place.leave()
+		}
+		waiting, a.limits = true, ReportLimits{}
+		assert.NotNil(t, a.enter(t.Context()), "one is let in whatever the limits say")
+	})
+}
+
+// What is refused is not received, and counted.
+func TestReportsPastTheirBoundAreRefused(t *testing.T) {
+	a, seen := &acceptor{}, &ledger{}
+	door := reportDoor(t, a, seen)
+	door.BoundReports(ReportLimits{Calls: 1, Bytes: 1 << 20}, never)
+	template := reportTemplates[0]
+	text := logEntries(&configpb.Params{Name: "shop"}, nil)
+	var inner error
+	_, err := door.admitReport(t.Context(), template, func() (string, error) {
+		_, inner = door.admitReport(t.Context(), template, func() (string, error) {
+			t.Error("the second call was received")
+			return "", nil
+		})
+		return text, nil
+	})
+	require.NoError(t, err)
+	assert.Equal(t, codes.ResourceExhausted, status.Code(inner))
+	require.Len(t, seen.reported, 2)
+	assert.Equal(t, "overload", seen.reported[0].Refused.Class)
+	assert.Equal(t, report.Reported{Handler: "shop", Kind: template.kind, Instances: 1, Accepted: 1}, seen.reported[1])
+
+	// A caller who went is not overload, and one whose call cannot be received makes room again.
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = door.admitReport(t.Context(), template, func() (string, error) {
+		_, inner = door.admitReport(gone, template, nil)
+		return "", errors.New("cut off")
+	})
+	require.EqualError(t, err, "cut off")
+	require.Error(t, inner)
+	assert.Equal(t, "canceled", seen.reported[2].Refused.Class)
+	_, err = door.admitReport(t.Context(), template, func() (string, error) { return text, nil })
+	require.NoError(t, err)
+}
+
+// A caller who takes his time to send has no place meanwhile, and needs one when he is done.
+func TestSlowReportsHoldNoPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, seen := &acceptor{}, &ledger{}
+		door := reportDoor(t, a, seen)
+		door.BoundReports(ReportLimits{Calls: 1, Bytes: 1 << 20, Wait: time.Minute}, never)
+		template := reportTemplates[0]
+		text := logEntries(&configpb.Params{Name: "shop"}, nil)
+		after := func(d time.Duration, err error) receive {
+			return func() (string, error) {
+				time.Sleep(d)
+				return text, err
+			}
+		}
+		begin := time.Now()
+		for _, err := range []error{nil, errors.New("cut off")} {
+			go func() { _, _ = door.admitReport(t.Context(), template, after(time.Hour, err)) }()
+		}
+		synctest.Wait()
+		_, err := door.admitReport(t.Context(), template, after(0, nil))
+		require.NoError(t, err)
+		assert.Equal(t, 2*maxReceiving, time.Since(begin), "both slow ones had the place for as long as they may")
+
+		held := make(chan struct{})
+		time.Sleep(time.Hour - 2*time.Second)
+		place := door.admission.enter(t.Context())
+		time.AfterFunc(time.Minute/2, func() { place.leave(); close(held) })
+		<-held
+		synctest.Wait()
+		assert.Len(t, a.calls, 2, "the slow call that was not cut off has come as well")
+		assert.Zero(t, door.admission.calls)
+		assert.Zero(t, door.admission.bytes)
+	})
+}
