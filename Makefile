@@ -22,7 +22,7 @@ PROTO_BREAKING = go -C tools/buf tool buf breaking ../../config --against ../../
 MIXERS := 1.7.8 1.6.14 1.5.10
 MIXER_BINARIES := $(foreach version,$(MIXERS),bin/istio-$(version)/mixs)
 LINTER := bin/golangci-lint
-LINTED := . bench test/collector test/collector/sink test/kafka test/kubernetes test/mixer test/reports tools/lint tools/proto
+LINTED := . bench test/collector test/collector/sink test/kafka test/kubernetes test/kubernetes/crds test/mixer test/reports tools/lint tools/proto
 
 .PHONY: help
 help:
@@ -68,8 +68,8 @@ test-mixer: build mixer-binaries ## Test against the real Mixer of three Istio r
 	TOLLGATE_BIN=bin/tollgate go -C test/mixer test -count=1 -timeout=30m ./...
 
 .PHONY: test-kubernetes
-test-kubernetes: bin/kubernetes/kube-apiserver ## Test manifests, chart and alerts with a real API server and promtool
-	hack/test-kubernetes.sh -count=1 -timeout=20m ./...
+test-kubernetes: build mixer-binaries bin/kubernetes/kube-apiserver bin/kubernetes/crds ## Test what operators deploy, with real API servers, Mixers and promtool
+	TOLLGATE_BIN=bin/tollgate hack/test-kubernetes.sh -count=1 -timeout=20m ./...
 
 # The linter's packages are compiled as `build` compiles them, so that the two
 # share a cache.
@@ -145,6 +145,10 @@ bin/kubernetes/kube-apiserver: test/kubernetes/apiserver/go.mod test/kubernetes/
 	@echo 'Building the Kubernetes API server and kubectl: three to seven minutes the first time.'
 	CGO_ENABLED=0 go -C test/kubernetes/apiserver build -trimpath -ldflags '-s -w' -o ../../../bin/kubernetes/ tool
 	@touch $@
+
+bin/kubernetes/crds: $(wildcard test/kubernetes/crds/*)
+	@echo 'Building the server of custom resources: two minutes the first time.'
+	CGO_ENABLED=0 go -C test/kubernetes/crds build -trimpath -ldflags '-s -w' -o ../../../$@ .
 
 $(LINTER): tools/lint/go.mod tools/lint/go.sum
 	@echo 'Building the linter: about two minutes the first time.'

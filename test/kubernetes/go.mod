@@ -6,6 +6,7 @@ require (
 	github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring v0.86.2
 	github.com/stretchr/testify v1.12.1
 	github.com/tollgate-mesh/tollgate v0.0.0
+	google.golang.org/grpc v1.85.0
 	helm.sh/helm/v3 v3.19.4
 	k8s.io/api v0.34.2
 	k8s.io/apimachinery v0.34.2
@@ -13,6 +14,12 @@ require (
 	sigs.k8s.io/kustomize/api v0.20.1
 	sigs.k8s.io/kustomize/kyaml v0.20.1
 	sigs.k8s.io/yaml v1.6.0
+)
+
+require (
+	google.golang.org/genproto/googleapis/rpc v0.0.0-20260819154853-08b0e4226688 // indirect
+	istio.io/api v0.0.0-20210128181506-0c4b8e54850f // indirect
+	istio.io/gogo-genproto v0.0.0-20190930162913-45029607206a // indirect
 )
 
 require (
@@ -51,6 +58,7 @@ require (
 	github.com/shopspring/decimal v1.4.0 // indirect
 	github.com/spf13/cast v1.7.0 // indirect
 	github.com/spiffe/go-spiffe/v2 v2.8.1 // indirect
+	github.com/tollgate-mesh/tollgate/test/mixer v0.0.0
 	github.com/x448/float16 v0.8.4 // indirect
 	github.com/xlab/treeprint v1.2.0 // indirect
 	go.yaml.in/yaml/v2 v2.4.3 // indirect
@@ -77,3 +85,5 @@ require (
 )
 
 replace github.com/tollgate-mesh/tollgate => ../..
+
+replace github.com/tollgate-mesh/tollgate/test/mixer => ../mixer
