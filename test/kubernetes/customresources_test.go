@@ -80,10 +80,10 @@ func (o operated) eventually(t *testing.T, want answer, token string) {
 	}
 }
 
-// asked returns how many decisions Tollgate has made.
-func (o operated) asked(t *testing.T) (decisions int) {
+// asked returns how many decisions a Tollgate has made since its start.
+func asked(t *testing.T, tollgate *mesh.Tollgate) (decisions int) {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+o.tollgate.AdminAddr+"/metrics", nil)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+tollgate.AdminAddr+"/metrics", nil)
 	require.NoError(t, err)
 	response, err := http.DefaultClient.Do(request)
 	require.NoError(t, err)
@@ -159,7 +159,7 @@ func operate(t *testing.T, c cluster) {
 	bundle := read(t, "operatorconfig/tollgate.yaml")
 	c.applied(t, bundle)
 	o.eventually(t, nobodys, "wrong")
-	require.Zero(t, o.asked(t))
+	require.Zero(t, asked(t, o.tollgate))
 
 	example := strings.ReplaceAll(read(t, "operatorconfig/examples/auth-header.yaml"), exampleAddress, o.tollgate.Addr)
 	require.Contains(t, example, o.tollgate.Addr)
@@ -173,7 +173,7 @@ func operate(t *testing.T, c cluster) {
 		c.applied(t, example)
 		o.eventually(t, denied, "wrong")
 		o.eventually(t, allowed, "abc")
-		assert.Positive(t, o.asked(t))
+		assert.Positive(t, asked(t, o.tollgate))
 	})
 	t.Run("apply once more", func(t *testing.T) {
 		for line := range strings.Lines(c.must(t, bundle+"\n---\n"+example, "apply", "--validate=strict", "-f", "-")) {
@@ -223,11 +223,11 @@ func operate(t *testing.T, c cluster) {
 	t.Run("delete the rule", func(t *testing.T) {
 		c.must(t, "", "delete", "rule.config.istio.io", "auth-header", "-n", namespace)
 		o.eventually(t, nobodys, "wrong")
-		before := o.asked(t)
+		before := asked(t, o.tollgate)
 		for range 3 {
 			o.eventually(t, nobodys, "wrong")
 		}
-		assert.Equal(t, before, o.asked(t), "Tollgate is still asked")
+		assert.Equal(t, before, asked(t, o.tollgate), "Tollgate is still asked")
 		c.applied(t, example)
 		o.eventually(t, denied, "wrong")
 	})

@@ -3,6 +3,7 @@ module github.com/tollgate-mesh/tollgate/test/kubernetes
 go 1.26.0
 
 require (
+	github.com/miekg/dns v1.1.72
 	github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring v0.86.2
 	github.com/stretchr/testify v1.12.1
 	github.com/tollgate-mesh/tollgate v0.0.0
@@ -17,6 +18,9 @@ require (
 )
 
 require (
+	golang.org/x/mod v0.41.0 // indirect
+	golang.org/x/sync v0.24.0 // indirect
+	golang.org/x/tools v0.49.0 // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260819154853-08b0e4226688 // indirect
 	istio.io/api v0.0.0-20210128181506-0c4b8e54850f // indirect
 	istio.io/gogo-genproto v0.0.0-20190930162913-45029607206a // indirect
