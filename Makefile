@@ -11,6 +11,10 @@ MAKEFLAGS += --no-builtin-rules
 
 # What may be set from outside: make fuzz FUZZTIME=5m
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+# The time of everything that is built, in seconds: one commit makes one image.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+export SOURCE_DATE_EPOCH
 FUZZTIME ?= 30s
 BENCH ?= .
 BENCHTIME ?= 1s
@@ -21,13 +25,15 @@ SOAK_REPORTS ?= 20
 SOAK_OUT ?=
 IMAGE ?= tollgate:$(VERSION)
 CONTAINER_TOOL ?= $(firstword $(foreach tool,docker podman buildah,$(shell command -v $(tool))))
+# Docker takes the time from the build argument; the others want it as an option, and put their own version on the image unless told not to.
+IMAGE_FLAGS = $(if $(filter docker,$(notdir $(CONTAINER_TOOL))),,--timestamp $(SOURCE_DATE_EPOCH) --identity-label=false)
 # The breaking-change check of config.proto.
 PROTO_BREAKING = go -C tools/buf tool buf breaking ../../config --against ../../config/testdata/released.binpb --config breaking.yaml
 
 MIXERS := 1.7.8 1.6.14 1.5.10
 MIXER_BINARIES := $(foreach version,$(MIXERS),bin/istio-$(version)/mixs)
 LINTER := bin/golangci-lint
-LINTED := . bench test/collector test/collector/sink test/kafka test/kubernetes test/mixer test/reports tools/lint tools/proto
+LINTED := . bench test/collector test/collector/sink test/image test/kafka test/kubernetes test/kubernetes/crds test/mixer test/reports tools/lint tools/proto
 
 .PHONY: help
 help:
@@ -37,7 +43,11 @@ help:
 
 .PHONY: build
 build: ## Build bin/tollgate, one static binary
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/tollgate ./cmd/tollgate
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/tollgate ./cmd/tollgate
+
+.PHONY: sbom
+sbom: build ## Write bin/tollgate.cdx.json, what the binary is made of (CycloneDX)
+	hack/sbom.sh bin/tollgate '$(VERSION)' bin/tollgate.cdx.json
 
 .PHONY: demo
 demo: build bin/istio-1.7.8/mixs ## Ask Tollgate through the real Mixer and show what it decides
@@ -46,13 +56,13 @@ demo: build bin/istio-1.7.8/mixs ## Ask Tollgate through the real Mixer and show
 .PHONY: image
 image: ## Build the container image
 	$(if $(CONTAINER_TOOL),,$(error none of docker, podman and buildah is installed))
-	$(CONTAINER_TOOL) build --build-arg VERSION=$(VERSION) --tag $(IMAGE) .
+	$(CONTAINER_TOOL) build $(IMAGE_FLAGS) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) --tag $(IMAGE) .
 
 ##@ Test
 
 # What fails quickly comes first, what takes minutes last.
 .PHONY: test
-test: generate-check proto-breaking test-unit lint lint-proof test-reports test-sinks test-mixer test-kubernetes ## Run every check there is
+test: generate-check proto-breaking test-unit lint lint-proof test-reports test-sinks test-mixer test-kubernetes test-image ## Run every check there is
 
 .PHONY: test-unit
 test-unit: ## Test the module itself, with the race detector
@@ -73,11 +83,15 @@ test-mixer: build mixer-binaries ## Test against the real Mixer of three Istio r
 	TOLLGATE_BIN=bin/tollgate go -C test/mixer test -count=1 -timeout=30m ./...
 
 .PHONY: test-kubernetes
-test-kubernetes: bin/kubernetes/kube-apiserver ## Test manifests, chart and alerts with a real API server and promtool
-	hack/test-kubernetes.sh -count=1 -timeout=20m ./...
+test-kubernetes: build mixer-binaries bin/kubernetes/kube-apiserver bin/kubernetes/crds ## Test what operators deploy, with real API servers, Mixers and promtool
+	TOLLGATE_BIN=bin/tollgate hack/test-kubernetes.sh -count=1 -timeout=20m ./...
 
 # The linter's packages are compiled as `build` compiles them, so that the two
 # share a cache.
+.PHONY: test-image
+test-image: ## Build the image twice without a container engine, and run it under runc as users without rights
+	hack/test-image.sh -count=1 -timeout=15m ./...
+
 .PHONY: lint
 lint: $(LINTER) ## Lint the module and the nested ones
 	@export CGO_ENABLED=0 GOFLAGS="$${GOFLAGS:-} -trimpath"; failed=; \
@@ -155,6 +169,10 @@ bin/kubernetes/kube-apiserver: test/kubernetes/apiserver/go.mod test/kubernetes/
 	@echo 'Building the Kubernetes API server and kubectl: three to seven minutes the first time.'
 	CGO_ENABLED=0 go -C test/kubernetes/apiserver build -trimpath -ldflags '-s -w' -o ../../../bin/kubernetes/ tool
 	@touch $@
+
+bin/kubernetes/crds: $(wildcard test/kubernetes/crds/*)
+	@echo 'Building the server of custom resources: two minutes the first time.'
+	CGO_ENABLED=0 go -C test/kubernetes/crds build -trimpath -ldflags '-s -w' -o ../../../$@ .
 
 $(LINTER): tools/lint/go.mod tools/lint/go.sum
 	@echo 'Building the linter: about two minutes the first time.'

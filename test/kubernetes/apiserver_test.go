@@ -9,7 +9,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
-	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -37,14 +36,9 @@ type cluster struct {
 // startCluster starts etcd and an API server on this machine, and ends them with the test.
 func startCluster(t *testing.T) cluster {
 	t.Helper()
-	etcd, apiserver, kubectl := program(t, "etcd"), program(t, "kube-apiserver"), program(t, "kubectl")
+	apiserver, kubectl := program(t, "kube-apiserver"), program(t, "kubectl")
 	directory := t.TempDir()
-	clients, peers, secure := freePort(t), freePort(t), freePort(t)
-	store := "http://127.0.0.1:" + clients
-	start(t, directory, etcd, "--data-dir", directory+"/etcd",
-		"--listen-client-urls", store, "--advertise-client-urls", store,
-		"--listen-peer-urls", "http://127.0.0.1:"+peers, "--initial-advertise-peer-urls", "http://127.0.0.1:"+peers,
-		"--initial-cluster", "default=http://127.0.0.1:"+peers)
+	store, secure := startEtcd(t, directory), freePort(t)
 
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
@@ -60,17 +54,17 @@ func startCluster(t *testing.T) cluster {
 		"--service-account-signing-key-file", signing, "--token-auth-file", directory+"/tokens.csv",
 		"--authorization-mode=RBAC", "--anonymous-auth=true")
 	awaitReady(t, "https://127.0.0.1:"+secure+"/readyz")
+	return cluster{kubectl: kubectl, kubeconfig: kubeconfig(t, directory, secure, token)}
+}
 
-	kubeconfig := directory + "/kubeconfig"
-	require.NoError(t, os.WriteFile(kubeconfig, fmt.Appendf(nil, `
-apiVersion: v1
-kind: Config
-clusters: [{name: test, cluster: {server: "https://127.0.0.1:%s", insecure-skip-tls-verify: true}}]
-users: [{name: admin, user: {token: %s}}]
-contexts: [{name: test, context: {cluster: test, user: admin, namespace: %s}}]
-current-context: test
-`, secure, token, namespace), 0o600))
-	return cluster{kubectl: kubectl, kubeconfig: kubeconfig}
+// startEtcd starts etcd and returns its URL.
+func startEtcd(t *testing.T, directory string) string {
+	t.Helper()
+	etcd, peers := "http://127.0.0.1:"+freePort(t), "http://127.0.0.1:"+freePort(t)
+	start(t, directory, program(t, "etcd"), "--data-dir", directory+"/etcd",
+		"--listen-client-urls", etcd, "--advertise-client-urls", etcd,
+		"--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers, "--initial-cluster", "default="+peers)
+	return etcd
 }
 
 // start runs a program until the test ends. What it says is shown if the test fails.

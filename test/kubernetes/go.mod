@@ -3,9 +3,11 @@ module github.com/tollgate-mesh/tollgate/test/kubernetes
 go 1.26.0
 
 require (
+	github.com/miekg/dns v1.1.72
 	github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring v0.86.2
 	github.com/stretchr/testify v1.12.1
 	github.com/tollgate-mesh/tollgate v0.0.0
+	google.golang.org/grpc v1.85.0
 	helm.sh/helm/v3 v3.19.4
 	k8s.io/api v0.34.2
 	k8s.io/apimachinery v0.34.2
@@ -13,6 +15,15 @@ require (
 	sigs.k8s.io/kustomize/api v0.20.1
 	sigs.k8s.io/kustomize/kyaml v0.20.1
 	sigs.k8s.io/yaml v1.6.0
+)
+
+require (
+	golang.org/x/mod v0.41.0 // indirect
+	golang.org/x/sync v0.24.0 // indirect
+	golang.org/x/tools v0.49.0 // indirect
+	google.golang.org/genproto/googleapis/rpc v0.0.0-20260819154853-08b0e4226688 // indirect
+	istio.io/api v0.0.0-20210128181506-0c4b8e54850f // indirect
+	istio.io/gogo-genproto v0.0.0-20190930162913-45029607206a // indirect
 )
 
 require (
@@ -51,6 +62,7 @@ require (
 	github.com/shopspring/decimal v1.4.0 // indirect
 	github.com/spf13/cast v1.7.0 // indirect
 	github.com/spiffe/go-spiffe/v2 v2.8.1 // indirect
+	github.com/tollgate-mesh/tollgate/test/mixer v0.0.0
 	github.com/x448/float16 v0.8.4 // indirect
 	github.com/xlab/treeprint v1.2.0 // indirect
 	go.yaml.in/yaml/v2 v2.4.3 // indirect
@@ -77,3 +89,5 @@ require (
 )
 
 replace github.com/tollgate-mesh/tollgate => ../..
+
+replace github.com/tollgate-mesh/tollgate/test/mixer => ../mixer

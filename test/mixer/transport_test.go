@@ -73,20 +73,20 @@ reports: {default_sinks: [records], sinks: {records: {file: {path: %[9]q}}}}
 	})
 	ca := filepath.Join(certs, "ca.crt")
 	tls := func(fields map[string]any) map[string]any {
-		fields["ca_certificates"] = ca
+		fields["caCertificates"] = ca
 		return map[string]any{"tls": fields}
 	}
 	mutual := func(pair string) map[string]any {
-		return map[string]any{"mutual": map[string]any{"ca_certificates": ca, "client_certificate": pair + ".crt", "private_key": pair + ".key"}}
+		return map[string]any{"mutual": map[string]any{"caCertificates": ca, "clientCertificate": pair + ".crt", "privateKey": pair + ".key"}}
 	}
 	oauth := func(secret string) map[string]any {
-		return tls(map[string]any{"auth_header": "BEARER", "oauth": map[string]any{
-			"client_id": "mixer", "client_secret": put("oauth-"+secret, secret), "token_url": idp.server.URL + "/token", "scopes": []string{"checks"},
+		return tls(map[string]any{"authHeader": "BEARER", "oauth": map[string]any{
+			"clientId": "mixer", "clientSecret": put("oauth-"+secret, secret), "tokenUrl": idp.server.URL + "/token", "scopes": []string{"checks"},
 		}})
 	}
 	issue(t, certs, "expired", mixerID, time.Now().Add(-time.Minute))
 	issue(t, certs, "other", "spiffe://cluster.local/ns/default/sa/other", time.Now().Add(time.Hour))
-	bearer := tls(map[string]any{"auth_header": "BEARER", "token_path": put("bearer", "planted-bearer")})
+	bearer := tls(map[string]any{"authHeader": "BEARER", "tokenPath": put("bearer", "planted-bearer")})
 
 	cases := []struct {
 		name           string
@@ -97,15 +97,15 @@ reports: {default_sinks: [records], sinks: {records: {file: {path: %[9]q}}}}
 		reason, detail string
 	}{
 		{name: "tls-bearer", authentication: bearer, caller: "by-bearer"},
-		{name: "tls-former", authentication: tls(map[string]any{"auth_header": "BEARER", "token_path": put("former", "planted-former")}), caller: "by-bearer"},
-		{name: "tls-plain", authentication: tls(map[string]any{"auth_header": "PLAIN", "token_path": put("plain", "planted-plain")}), caller: "by-plain"},
-		{name: "tls-custom", authentication: tls(map[string]any{"custom_header": "X-Api-Key", "token_path": put("custom", "planted-custom")}), caller: "by-header"},
+		{name: "tls-former", authentication: tls(map[string]any{"authHeader": "BEARER", "tokenPath": put("former", "planted-former")}), caller: "by-bearer"},
+		{name: "tls-plain", authentication: tls(map[string]any{"authHeader": "PLAIN", "tokenPath": put("plain", "planted-plain")}), caller: "by-plain"},
+		{name: "tls-custom", authentication: tls(map[string]any{"customHeader": "X-Api-Key", "tokenPath": put("custom", "planted-custom")}), caller: "by-header"},
 		{name: "tls-oauth", authentication: oauth("planted-oauth"), caller: "by-oauth"},
 		{name: "tls-mutual", authentication: mutual(filepath.Join(certs, "client")), caller: mixerID},
 
-		{name: "tls-wrong", authentication: tls(map[string]any{"auth_header": "BEARER", "token_path": put("wrong", "planted-wrong")}), reason: "wrong_credential", detail: "no caller has the credential in authorization"},
-		{name: "tls-wrong-plain", authentication: tls(map[string]any{"auth_header": "PLAIN", "token_path": put("wrong-plain", "planted-bearer")}), reason: "wrong_credential", detail: ""},
-		{name: "tls-none", authentication: tls(map[string]any{"custom_header": "x-unknown", "token_path": put("unknown", "planted-bearer")}), reason: "no_credential", detail: "neither a client certificate"},
+		{name: "tls-wrong", authentication: tls(map[string]any{"authHeader": "BEARER", "tokenPath": put("wrong", "planted-wrong")}), reason: "wrong_credential", detail: "no caller has the credential in authorization"},
+		{name: "tls-wrong-plain", authentication: tls(map[string]any{"authHeader": "PLAIN", "tokenPath": put("wrong-plain", "planted-bearer")}), reason: "wrong_credential", detail: ""},
+		{name: "tls-none", authentication: tls(map[string]any{"customHeader": "x-unknown", "tokenPath": put("unknown", "planted-bearer")}), reason: "no_credential", detail: "neither a client certificate"},
 		{name: "tls-expired-token", authentication: oauth("planted-oauth-of-the-past"), reason: "token_expired", detail: "the token expired on"},
 		{name: "tls-other-audience", authentication: oauth("planted-oauth-of-others"), reason: "token", detail: `the token is for [\"others\"]`},
 		{name: "tls-expired", authentication: mutual(filepath.Join(certs, "expired")), reason: "certificate_expired", detail: "certificate has expired"},

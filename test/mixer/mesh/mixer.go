@@ -31,6 +31,9 @@ type MixerOptions struct {
 	Env []string
 	// Dir is where the log and the configuration go; without it a temporary one, which Close removes.
 	Dir string
+	// ConfigStoreURL is where Mixer's configuration is, if not in the harness's files: k8s:///kubeconfig. What Resources and Apply write
+	// is not read then, and Sync has nothing to go by.
+	ConfigStoreURL string
 	// WithoutManifest leaves out the release's attribute manifest.
 	WithoutManifest bool
 	// Binaries, if not those of the checkout around the working directory.
@@ -162,12 +165,16 @@ func (m *Mixer) start(ctx context.Context, binary string) error {
 		return err
 	}
 	_, monitoring, _ := strings.Cut(m.MonitoringAddr, ":")
+	store := m.opts.ConfigStoreURL
+	if store == "" {
+		store = "fs://" + m.config
+	}
 	args := append([]string{
 		"server",
 		"--address", "tcp://" + m.Addr,
 		"--monitoringPort", monitoring,
 		"--ctrlz_address", "127.0.0.1", "--ctrlz_port", strconv.Itoa(ctrlz),
-		"--configStoreURL", "fs://" + m.config,
+		"--configStoreURL", store,
 		"--configDefaultNamespace", Namespace,
 		"--useAdapterCRDs=false", "--useTemplateCRDs=false",
 	}, m.opts.Args...)

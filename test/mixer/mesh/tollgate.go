@@ -16,6 +16,8 @@ import (
 // TollgateOptions say how to start Tollgate. The zero value is what a user gets who types tollgate serve, on free
 // ports.
 type TollgateOptions struct {
+	// Addr is where it listens, host:port; without it a free port of this machine's loopback.
+	Addr string
 	// Args are added to the command line after --listen and --admin.
 	Args []string
 	// Env is added to the environment, as NAME=value.
@@ -78,15 +80,19 @@ func StartTollgate(ctx context.Context, opts TollgateOptions) (*Tollgate, error)
 
 // prepare chooses the ports and writes the settings.
 func (t *Tollgate) prepare() error {
-	listen, err := freePort()
-	if err != nil {
-		return err
+	t.Addr = t.opts.Addr
+	if t.Addr == "" {
+		listen, err := freePort()
+		if err != nil {
+			return err
+		}
+		t.Addr = loopback(listen)
 	}
 	admin, err := freePort()
 	if err != nil {
 		return err
 	}
-	t.Addr, t.AdminAddr = loopback(listen), loopback(admin)
+	t.AdminAddr = loopback(admin)
 	t.args = []string{"serve", "--listen", t.Addr, "--admin", t.AdminAddr}
 	if t.opts.Settings != "" {
 		path := filepath.Join(t.opts.Dir, "settings.yaml")
