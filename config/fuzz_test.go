@@ -89,6 +89,12 @@ func requireInvariants(t *testing.T, params []byte) {
 			require.NoError(t, patterns.Add(rule.Pattern))
 		}
 	}
+	for _, basic := range handler.Basic {
+		require.NotEmpty(t, basic.Name)
+		require.NotEmpty(t, basic.Property.Name)
+		require.NotEmpty(t, basic.Users)
+		require.NotContains(t, basic.Realm, `"`)
+	}
 	for _, list := range handler.Lists {
 		require.NotEmpty(t, list.Name)
 		require.NotEqual(t, len(list.Entries) > 0, list.Source != "")

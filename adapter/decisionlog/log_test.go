@@ -361,11 +361,23 @@ func BenchmarkRecord(b *testing.B) {
 	}
 }
 
-// A token is a credential, wherever a handler says it is.
+// A token or a password is a credential, wherever a handler says it is.
 func TestTokensAreMasked(t *testing.T) {
 	t.Parallel()
-	h := handler(config.DecisionLog{Record: config.RecordAll})
-	h.JWT = []config.JWTCheck{{Property: config.Property{Name: "token"}}, {Property: config.Property{Action: true, Name: "other"}}}
+	token, other := config.Property{Name: "token"}, config.Property{Action: true, Name: "other"}
+	for _, set := range []func(h *config.Handler){
+		func(h *config.Handler) { h.JWT = []config.JWTCheck{{Property: token}, {Property: other}} },
+		func(h *config.Handler) { h.Basic = []config.BasicCheck{{Property: token}, {Property: other}} },
+	} {
+		h := handler(config.DecisionLog{Record: config.RecordAll})
+		set(h)
+		requireMasked(t, h)
+	}
+}
+
+// requireMasked records a decision on properties of which the handler says that they are credentials.
+func requireMasked(t *testing.T, h *config.Handler) {
+	t.Helper()
 	properties := attribute.Map{}
 	for _, name := range []string{"token", "other"} {
 		properties = append(properties, attribute.Entry{Name: name, Value: attribute.OfText(attribute.String, name+" value")})

@@ -1,6 +1,7 @@
 package mixer_test
 
 import (
+	"encoding/base64"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -130,6 +131,18 @@ func testCheckExamples(t *testing.T, s *suite) {
 	key := func(key, method string) mesh.Attributes {
 		return request("/bookings/7", "x-custom-token", "abc", "x-api-key", key).With(mesh.Attributes{"context.reporter.kind": "inbound", "request.method": method, "request.time": time.Now()})
 	}
+	// The users of basic.yaml, and hashes of planted-wombat and planted-bob.
+	const (
+		alice = "alice:$2y$08$abcdefghijklmnopqrstuuPcmajw1v6NUQ9leHG.3qCgLP5b6x6Tu\n"
+		bob   = "bob:$2y$08$ZZZZZZZZZZZZZZZZZZZZZ.VXEI5.AlLGx8lVsuLdExpF1q8JWgsjO\n"
+	)
+	login := func(user, password, method string) mesh.Attributes {
+		headers := []string{"x-custom-token", "abc"}
+		if user != "" {
+			headers = append(headers, "authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(user+":"+password)))
+		}
+		return request("/backoffice", headers...).With(mesh.Attributes{"context.reporter.kind": "inbound", "request.method": method})
+	}
 	address := func(path, address string) mesh.Attributes {
 		attributes := request(path, "x-custom-token", "abc").With(mesh.Attributes{"context.reporter.kind": "inbound"})
 		if address != "" {
@@ -159,10 +172,22 @@ func testCheckExamples(t *testing.T, s *suite) {
 			{address("/reviews", "198.51.100.7"), denied},
 			{address("/admin", "10.6.6.6"), denied}, // an office's, and blocked
 		},
+		"basic": {
+			{login("alice", "planted-wombat", "GET"), answer{codes.OK, 5 * time.Second, 1000}},
+			{login("alice", "planted-wombat", "POST"), denied},
+			{login("bob", "planted-bob", "POST"), answer{codes.OK, 5 * time.Second, 1000}},
+			{login("alice", "planted-bob", "GET"), unauthenticated},
+			{login("mallory", "planted-bob", "GET"), unauthenticated},
+			{login("", "", "GET"), unauthenticated},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			directory := t.TempDir()
-			for path, content := range map[string]string{"secrets/crm": "planted-crm-old-key\nplanted-crm-key\n", "lists/blocked.txt": "# of today\n198.51.100.0/24\n10.6.6.6\n"} {
+			for path, content := range map[string]string{
+				"secrets/crm":       "planted-crm-old-key\nplanted-crm-key\n",
+				"lists/blocked.txt": "# of today\n198.51.100.0/24\n10.6.6.6\n",
+				"htpasswd/staff":    alice + bob,
+			} {
 				path = filepath.Join(directory, path)
 				require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
 				require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
@@ -181,6 +206,13 @@ func testCheckExamples(t *testing.T, s *suite) {
 					got.validFor, got.validUses = 0, 0
 				}
 				assert.Equal(t, r.want.String(), got.String(), "%v", r.request)
+			}
+			if name == "basic" {
+				challenge := []mesh.HeaderOperation{{Name: "WWW-Authenticate", Value: `Basic realm="back office", charset="UTF-8"`, Operation: "REPLACE"}}
+				assert.Equal(t, challenge, s.checkInTime(t, login("", "", "GET")).ResponseHeaders)
+				replace(t, filepath.Join(directory, "htpasswd/staff"), "# alice left\n"+bob)
+				s.await(t, "alice to be gone", rows[0].request, func(a answer) bool { return a.code == codes.Unauthenticated })
+				assert.Equal(t, codes.OK, s.checkInTime(t, login("bob", "planted-bob", "GET")).Code)
 			}
 			assert.NotContains(t, tollgate.Log.String(), "planted")
 		})

@@ -52,6 +52,7 @@ var denied = rows(
 	deny("policy", "adapter/policy/header", ours("adapter/secret"), ours("template/authorization")),
 	deny("policy", "adapter/policy/jwt", ours("adapter/keyset"), ours("adapter/settings"), "google.golang.org/grpc"),
 	deny("policy", "adapter/policy/apikey", ours("adapter/secret"), ours("template/apikey")),
+	deny("policy", "adapter/policy/basic", ours("adapter/htpasswd"), ours("adapter/follow")),
 	deny("policy", "adapter/policy/list", ours("adapter/lists"), ours("adapter/follow"), ours("template/listentry")),
 
 	deny("report", "adapter/report",
@@ -65,6 +66,7 @@ var denied = rows(
 	deny("mixer", "adapter/mixer", ours("adapter"), ours("adapter/settings"), ours("adapter/transport"), ours("adapter/admin"), ours("operatorconfig")),
 
 	deny("rooms", "adapter/admin", ours("adapter"), ours("adapter/mixer")),
+	deny("rooms", "adapter/htpasswd", ours("adapter"), ours("adapter/mixer")),
 	deny("rooms", "adapter/keyset", ours("adapter"), ours("adapter/mixer"), ours("template/authorization")),
 	deny("rooms", "adapter/lists", ours("adapter"), ours("adapter/mixer")),
 	deny("rooms", "adapter/observe", ours("adapter/mixer")),
@@ -101,6 +103,8 @@ var allowed = rows(
 	deny("", "adapter/lists", ours("adapter/follow"), ours("adapter/policy/list"), ours("config")),
 	deny("", "adapter/policy/rego", ours("adapter/policy"), "github.com/open-policy-agent/opa/v1/rego"),
 	deny("", "adapter/policy/jwt", ours("adapter/policy"), "github.com/lestrrat-go/jwx/v3/jws"),
+	deny("", "adapter/policy/basic", ours("adapter/policy/credential"), "golang.org/x/crypto/bcrypt"),
+	deny("", "adapter/htpasswd", ours("adapter/follow"), ours("adapter/policy/basic")),
 	deny("", "adapter/keyset", ours("adapter/follow"), ours("adapter/policy/jwt")),
 	deny("", "adapter/report", ours("config"), ours("adapter/attribute"), ours("adapter/wire")),
 	deny("", "adapter/report/record", ours("adapter/attribute"), ours("adapter/wire")),
