@@ -33,7 +33,7 @@ PROTO_BREAKING = go -C tools/buf tool buf breaking ../../config --against ../../
 MIXERS := 1.7.8 1.6.14 1.5.10
 MIXER_BINARIES := $(foreach version,$(MIXERS),bin/istio-$(version)/mixs)
 LINTER := bin/golangci-lint
-LINTED := . bench test/collector test/collector/sink test/image test/kafka test/kubernetes test/kubernetes/crds test/mixer test/reports tools/lint tools/proto
+LINTED := . bench test/collector test/collector/sink test/connections test/image test/kafka test/kubernetes test/kubernetes/crds test/mixer test/reports tools/lint tools/proto
 
 .PHONY: help
 help:
@@ -62,12 +62,16 @@ image: ## Build the container image
 
 # What fails quickly comes first, what takes minutes last.
 .PHONY: test
-test: generate-check proto-breaking test-unit lint lint-proof test-reports test-sinks test-mixer test-kubernetes test-image ## Run every check there is
+test: generate-check proto-breaking test-unit lint lint-proof test-connections test-reports test-sinks test-mixer test-kubernetes test-image ## Run every check there is
 
 .PHONY: test-unit
 test-unit: ## Test the module itself, with the race detector
 	hack/test-race.sh ./...
 	go -C tools/proto test ./...
+
+.PHONY: test-connections
+test-connections: build ## Test the binary against connections that mean no good
+	TOLLGATE_BIN=$(CURDIR)/bin/tollgate go -C test/connections test -count=1 -timeout=10m ./...
 
 .PHONY: test-reports
 test-reports: ## Test the binary's reports: kill -9, full disks, dead sinks

@@ -52,3 +52,11 @@ func number(t *testing.T, text string) int64 {
 	}
 	return n
 }
+
+// Peak is the most memory that the process ever had, as in Resident.
+func (s *Server) Peak(t *testing.T) int64 {
+	t.Helper()
+	_, rest, _ := strings.Cut(s.proc(t, "status"), "\nVmHWM:")
+	text, _, _ := strings.Cut(rest, "kB")
+	return number(t, strings.TrimSpace(text)) << 10
+}
