@@ -33,6 +33,7 @@ type Door struct {
 	acceptor Acceptor
 	recorder Recorder
 	observer Observer
+	tracer   Tracer // nil for no spans
 	caller   func(ctx context.Context) string
 }
 
@@ -46,6 +47,8 @@ type Engines struct {
 	Acceptor Acceptor
 	// Recorder keeps decisions.
 	Recorder Recorder
+	// Tracer makes spans of calls; nil for none.
+	Tracer Tracer
 	// Caller returns who makes a call, by the call's context; empty where callers are not known.
 	Caller func(ctx context.Context) string
 }
@@ -57,6 +60,14 @@ type Recorder interface {
 	Record(caller string, handler *config.Handler, request *policy.Request, decision policy.Decision, elapsed time.Duration) (id string)
 }
 
+// Tracer makes spans of calls that have been answered. Its methods are called from many goroutines, and neither block nor panic.
+type Tracer interface {
+	// Checked is told of every check. The handler is nil where the call brought none that could be decoded.
+	Checked(ctx context.Context, start time.Time, service, method string, handler *config.Handler, request *policy.Request, decision policy.Decision)
+	// Reported is told of every report call.
+	Reported(ctx context.Context, start time.Time, service, method string, reported report.Reported)
+}
+
 // NewDoor returns a door to the engines. Limits holds for the handlers of checks and for those of reports, each by themselves.
 func NewDoor(engines Engines, limits HandlerLimits, observer Observer) *Door {
 	return &Door{
@@ -65,6 +76,7 @@ func NewDoor(engines Engines, limits HandlerLimits, observer Observer) *Door {
 		acceptor: engines.Acceptor,
 		recorder: engines.Recorder,
 		observer: observer,
+		tracer:   engines.Tracer,
 		caller:   engines.Caller,
 	}
 }
@@ -153,6 +165,9 @@ func (d *Door) check(ctx context.Context, t checkTemplate, text string) (result 
 	elapsed := time.Since(start)
 	decision.ID = d.recorder.Record(d.caller(ctx), handler, request, decision, elapsed)
 	d.observer.Decided(handler, request.Instance, decision, elapsed)
+	if d.tracer != nil {
+		d.tracer.Checked(ctx, start, t.service, t.method, handler, request, decision)
+	}
 	return checkResult(decision)
 }
 
