@@ -46,6 +46,10 @@ type Settings struct {
 	Limits Limits `yaml:"limits"`
 	// Reports says where records go.
 	Reports Reports `yaml:"reports"`
+	// Traces says where the spans of calls go.
+	Traces Traces `yaml:"traces"`
+	// Readiness says when the process should get calls.
+	Readiness Readiness `yaml:"readiness"`
 	// Shutdown says how the process ends.
 	Shutdown Shutdown `yaml:"shutdown"`
 }
@@ -115,8 +119,10 @@ func Default() Settings {
 			QueueWait:        10 * time.Millisecond,
 			Handlers:         Handlers{Entries: 256, Bytes: 4 << 20, Compiling: 4, Waiting: 64, RetryAfter: 5 * time.Second},
 		},
-		Reports:  Reports{Flush: 5 * time.Second},
-		Shutdown: Shutdown{Timeout: 10 * time.Second},
+		Reports:   Reports{Flush: 5 * time.Second},
+		Traces:    Traces{SampleOneIn: 100},
+		Readiness: Readiness{SourceWait: 30 * time.Second},
+		Shutdown:  Shutdown{Timeout: 10 * time.Second},
 	}
 }
 
@@ -253,5 +259,5 @@ func (s Settings) Validate() error {
 	} {
 		add(n.value < n.least || n.value > n.most, "%s is %d; use %d to %d", n.key, n.value, n.least, n.most)
 	}
-	return errors.Join(slices.Concat(problems, s.TLS.validate(), s.validateCallers(), s.Connections.validate(), validateKeySets(s.KeySets), validateLists(s.Lists), s.Reports.validate())...)
+	return errors.Join(slices.Concat(problems, s.TLS.validate(), s.validateCallers(), s.Connections.validate(), validateKeySets(s.KeySets), validateLists(s.Lists), s.Reports.validate(), s.Traces.validate(), s.Readiness.validate())...)
 }

@@ -1,0 +1,101 @@
+package adapter
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/tollgate-mesh/tollgate/adapter/admin"
+	"github.com/tollgate-mesh/tollgate/adapter/readiness"
+	"github.com/tollgate-mesh/tollgate/adapter/report/spool"
+)
+
+// status returns what people who look are told: names, figures and states, never a value of a secret.
+func (a *Adapter) status() admin.Status {
+	s := admin.Status{
+		Version: a.version, Now: time.Now(), Started: a.started, Listen: a.Address(), Log: a.level.State(),
+		Connections: a.transport.Connections(), Handlers: a.activity.Handlers(), Reports: a.activity.Reports(), Sources: a.sources(), Sinks: a.sinks(),
+	}
+	for _, f := range a.conditions.For(readiness.Reports) {
+		condition := admin.Condition{Name: f.Name, Holds: f.Err == nil, Waived: f.Waived, Reports: f.Calls == readiness.Reports}
+		if f.Err != nil {
+			condition.Detail = f.Err.Error()
+		}
+		s.Conditions = append(s.Conditions, condition)
+	}
+	for _, file := range a.transport.Files() {
+		f := admin.File{Setting: file.Setting, Expires: file.Expires, Failures: file.Failures}
+		if file.Err != nil {
+			f.Problem = file.Err.Error()
+		}
+		s.Files = append(s.Files, f)
+	}
+	unavailable := a.secrets.Unavailable()
+	for _, name := range a.secrets.Names() {
+		s.Secrets = append(s.Secrets, admin.Secret{Name: name, Available: !slices.Contains(unavailable, name)})
+	}
+	log := a.decisions.Stats()
+	s.DecisionLog = admin.DecisionLog{Recorded: log.Recorded, Crowded: log.Crowded, Refused: log.Refused, Waiting: log.Waiting}
+	if a.tracer != nil {
+		t := a.tracer.Stats()
+		s.Traces = &admin.Traces{Exported: t.Exported, Rejected: t.Rejected, Crowded: t.Crowded, Failed: t.Failed, Waiting: t.Waiting}
+	}
+	return s
+}
+
+// sources returns what comes from elsewhere and is kept fresh. Whoever adds a room of such adds its rows here.
+func (a *Adapter) sources() (sources []admin.Source) {
+	sets := a.keySets.Stats()
+	for _, name := range slices.Sorted(maps.Keys(sets)) {
+		stats := sets[name]
+		set, _ := a.keySets.Set(name)
+		_, err := set.Keys()
+		sources = append(sources, source("key set", name, stats.Loaded, stats.Keys, stats.Age, stats.Failed, err))
+	}
+	lists := a.lists.Stats()
+	for _, name := range slices.Sorted(maps.Keys(lists)) {
+		stats := lists[name]
+		list, _ := a.lists.Source(name)
+		_, err := list.Current()
+		sources = append(sources, source("list", name, stats.Loaded, stats.Entries, stats.Age, stats.Failed, err))
+	}
+	return sources
+}
+
+func source(kind, name string, loaded bool, entries int, age time.Duration, failed uint64, err error) admin.Source {
+	s := admin.Source{Kind: kind, Name: name, Usable: err == nil, Entries: entries, Failed: failed}
+	if loaded {
+		s.Read = time.Now().Add(-age)
+	}
+	if err != nil {
+		s.Problem = err.Error()
+	}
+	return s
+}
+
+func (a *Adapter) sinks() (sinks []admin.Sink) {
+	accounts, attempts := a.pipeline.Stats(), a.pipeline.Attempts()
+	for _, name := range slices.Sorted(maps.Keys(accounts)) {
+		s := accounts[name]
+		sink := admin.Sink{
+			Name: name, Accepted: s.Accepted.Records, Recovered: s.Recovered.Records, Delivered: s.Done.Records - s.Filtered - s.DeadLettered,
+			Filtered: s.Filtered, DeadLettered: s.DeadLettered, Pending: s.Pending.Records, InFlight: s.InFlight.Records, Bytes: s.Room, Oldest: s.Oldest,
+			Dropped: map[string]uint64{}, Refused: map[string]uint64{}, Attempts: attempts[name].All, FailedAttempts: attempts[name].Failed,
+		}
+		for reason, t := range s.Dropped {
+			if t.Records > 0 {
+				sink.Dropped[spool.Reason(reason).String()] = t.Records
+			}
+		}
+		for class, t := range s.Refused {
+			if t.Records > 0 {
+				sink.Refused[spool.Class(class).String()] = t.Records
+			}
+		}
+		if s.Fault != nil {
+			sink.Fault = s.Fault.Error()
+		}
+		sinks = append(sinks, sink)
+	}
+	return sinks
+}
