@@ -36,6 +36,9 @@ func parentOf(ctx context.Context, request *policy.Request) parent {
 
 // extract reads the W3C's header, or else those of B3, as Envoy and Zipkin send them.
 func extract(ctx context.Context, carrier propagation.TextMapCarrier) parent {
+	if carrier.Get("traceparent") == "" && carrier.Get("b3") == "" && carrier.Get("x-b3-traceid") == "" {
+		return parent{} // as is most often so, and quick to see
+	}
 	with := propagation.TraceContext{}.Extract(ctx, carrier)
 	decided := true
 	if !trace.SpanContextFromContext(with).IsValid() {

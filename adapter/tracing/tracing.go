@@ -154,7 +154,8 @@ func (t *Tracer) begin(ctx context.Context, request *policy.Request, start time.
 		return nil, false
 	}
 	s := &span{Span: tracepb.Span{
-		Name: service + "/" + method, Kind: tracepb.Span_SPAN_KIND_SERVER, SpanId: newID(8), //nolint:mnd // bytes of a span id
+		Attributes: make([]*commonpb.KeyValue, 0, mostAttributes),
+		Name:       service + "/" + method, Kind: tracepb.Span_SPAN_KIND_SERVER, SpanId: newID(8), //nolint:mnd // bytes of a span id
 		StartTimeUnixNano: uint64(start.UnixNano()), EndTimeUnixNano: uint64(start.Add(time.Since(start)).UnixNano()),
 	}}
 	if parent.trace.IsValid() {
@@ -193,28 +194,50 @@ func (t *Tracer) end(s *span) {
 	}
 }
 
-// span is a span that is being made. It shares no memory with the call.
-type span struct{ tracepb.Span }
+// span is a span that is being made. It shares no memory with the call, and all its attributes are one piece of memory.
+type span struct {
+	tracepb.Span
 
-// longestText is how many bytes of a text are kept.
-const longestText = 256
+	pairs [mostAttributes]pair
+	used  int
+}
+
+type pair struct {
+	commonpb.KeyValue
+
+	value  commonpb.AnyValue
+	text   commonpb.AnyValue_StringValue
+	number commonpb.AnyValue_IntValue
+}
+
+const (
+	// mostAttributes is how many attributes a span may have.
+	mostAttributes = 12
+	// longestText is how many bytes of a text are kept.
+	longestText = 256
+)
+
+func (s *span) add(key string) *pair {
+	p := &s.pairs[s.used]
+	s.used++
+	p.Key, p.Value = key, &p.value
+	s.Attributes = append(s.Attributes, &p.KeyValue)
+	return p
+}
 
 func (s *span) text(key, text string) {
 	if text == "" {
 		return
 	}
-	if len(text) > longestText {
-		text = text[:longestText]
-	}
-	s.Attributes = append(s.Attributes, &commonpb.KeyValue{
-		Key: key, Value: &commonpb.AnyValue{Value: &commonpb.AnyValue_StringValue{StringValue: strings.Clone(strings.ToValidUTF8(text, "�"))}},
-	})
+	p := s.add(key)
+	p.text.StringValue = strings.Clone(strings.ToValidUTF8(text[:min(len(text), longestText)], "?"))
+	p.value.Value = &p.text
 }
 
 func (s *span) number(key string, n int) {
-	s.Attributes = append(s.Attributes, &commonpb.KeyValue{
-		Key: key, Value: &commonpb.AnyValue{Value: &commonpb.AnyValue_IntValue{IntValue: int64(n)}},
-	})
+	p := s.add(key)
+	p.number.IntValue = int64(n)
+	p.value.Value = &p.number
 }
 
 // fail marks a call that failed in us; one that was denied did not.
