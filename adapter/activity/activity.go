@@ -114,13 +114,11 @@ func (r *ring) add(d Decision) {
 // latest returns what is kept, the latest first.
 func (r *ring) latest() []Decision {
 	r.mu.Lock()
-	all := slices.Clone(r.kept)
-	r.mu.Unlock()
-	slices.SortFunc(all, newestFirst)
+	defer r.mu.Unlock()
+	all := slices.Concat(r.kept[r.next:], r.kept[:r.next])
+	slices.Reverse(all)
 	return all
 }
-
-func newestFirst(a, b Decision) int { return b.Time.Compare(a.Time) }
 
 func (a *Activity) handler(h *config.Handler) *handler {
 	name, fingerprint := "unknown", ""

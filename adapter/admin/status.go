@@ -135,7 +135,7 @@ func (s *Status) Refusals() []activity.Decision {
 	for i := range s.Handlers {
 		all = append(all, s.Handlers[i].Refusals...)
 	}
-	slices.SortFunc(all, func(a, b activity.Decision) int { return b.Time.Compare(a.Time) })
+	slices.SortStableFunc(all, func(a, b activity.Decision) int { return b.Time.Compare(a.Time) })
 	return all[:min(len(all), most)]
 }
 
