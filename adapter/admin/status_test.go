@@ -53,8 +53,8 @@ func fill(v reflect.Value, text string) {
 			v.Set(reflect.ValueOf(time.Unix(1795262400, 0)))
 			return
 		}
-		for i := range v.NumField() {
-			fill(v.Field(i), text)
+		for _, field := range v.Fields() {
+			fill(field, text)
 		}
 	}
 }
@@ -280,6 +280,7 @@ type farConnection struct{ net.Conn }
 func (farConnection) RemoteAddr() net.Addr {
 	return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 1234}
 }
+
 func (farConnection) LocalAddr() net.Addr {
 	return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 44226}
 }

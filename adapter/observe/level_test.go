@@ -1,7 +1,6 @@
 package observe_test
 
 import (
-	"io"
 	"log/slog"
 	"sync"
 	"testing"
@@ -88,7 +87,7 @@ func TestLevelManyAtOnce(t *testing.T) {
 // That of another logger can be asked for and set, and nothing comes of it.
 func TestLevelOfAnotherLogger(t *testing.T) {
 	t.Parallel()
-	level := observe.LevelOf(slog.New(slog.NewTextHandler(io.Discard, nil)))
+	level := observe.LevelOf(slog.New(slog.DiscardHandler))
 	assert.Equal(t, "info", level.State().Level)
 	assert.Equal(t, "debug", level.Set(t.Context(), slog.LevelDebug, 0, "me").Level)
 }

@@ -294,11 +294,16 @@ func (t *Tracer) gather(ctx context.Context, first *tracepb.Span) []*tracepb.Spa
 	return batch
 }
 
-// send tries a batch until it is taken, refused for good, or nobody has the patience any more: at the end there is one attempt.
+// The pause after a failed attempt doubles with each, and is the shortest at the end.
+const (
+	firstPause   = 100 * time.Millisecond
+	longestPause = 5 * time.Second
+)
+
+// send tries a batch until it is taken, refused for good, or nobody has the patience any more.
 func (t *Tracer) send(ctx context.Context, ending <-chan struct{}, batch []*tracepb.Span) {
-	const first, most = 100 * time.Millisecond, 5 * time.Second
 	begun := time.Now()
-	for pause := first; ; pause = min(2*pause, most) {
+	for pause := firstPause; ; pause = min(2*pause, longestPause) {
 		rejected, err := t.attempt(ctx, batch)
 		if err == nil {
 			t.rejected.Add(uint64(rejected))              //nolint:gosec // it is not negative
@@ -307,7 +312,7 @@ func (t *Tracer) send(ctx context.Context, ending <-chan struct{}, batch []*trac
 		}
 		t.complain(err)
 		undelivered, ok := errors.AsType[*report.Undelivered](err)
-		if final := ok && undelivered.Permanent; !final && t.waits(ending, pause, begun) {
+		if final := ok && undelivered.Permanent; !final && t.waits(ctx, ending, pause, begun) {
 			continue
 		}
 		t.failed.Add(uint64(len(batch)))
@@ -316,7 +321,7 @@ func (t *Tracer) send(ctx context.Context, ending <-chan struct{}, batch []*trac
 }
 
 // waits reports whether there is to be another attempt, after a pause.
-func (t *Tracer) waits(ending <-chan struct{}, pause time.Duration, begun time.Time) bool {
+func (t *Tracer) waits(ctx context.Context, ending <-chan struct{}, pause time.Duration, begun time.Time) bool {
 	if time.Since(begun)+pause > t.options.Patience {
 		return false
 	}
@@ -325,7 +330,15 @@ func (t *Tracer) waits(ending <-chan struct{}, pause time.Duration, begun time.T
 	select {
 	case <-timer.C:
 		return true
+	case <-ctx.Done():
+		return false
 	case <-ending:
+	}
+	timer.Reset(firstPause)
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
 		return false
 	}
 }

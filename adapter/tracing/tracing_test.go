@@ -364,7 +364,7 @@ func TestManyAtOnce(t *testing.T) {
 	require.NoError(t, <-done)
 	s := tracer.Stats()
 	assert.Equal(t, uint64(goroutines*each), s.Exported+s.Crowded)
-	assert.Len(t, e.spans, int(s.Exported)) //nolint:gosec // it is small
+	assert.Len(t, e.spans, int(s.Exported))
 }
 
 func BenchmarkChecked(b *testing.B) {
