@@ -22,7 +22,7 @@ import (
 type Settings struct {
 	// Listen is the host:port for Mixer, or unix:///PATH for a socket.
 	Listen string `yaml:"listen"`
-	// Admin is the host:port for health, metrics and profiles; empty for none.
+	// Admin is the host:port for the page, health, metrics and profiles; empty for none.
 	Admin string `yaml:"admin"`
 	// AllowPlaintext consents to listeners that others than this machine can reach without encryption.
 	AllowPlaintext bool `yaml:"allow_plaintext"`
