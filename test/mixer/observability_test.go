@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -207,11 +208,11 @@ func (c *spanCollector) spans() []*tracepb.Span {
 
 // TestAdminPageShowsWhy asks the real Mixer and looks at the page. With TOLLGATE_SCREENSHOT=FILE.png and Chromium it also keeps a picture.
 func TestAdminPageShowsWhy(t *testing.T) {
-	secrets := t.TempDir()
-	require.NoError(t, os.WriteFile(secrets+"/token", []byte("planted-secret\n"), 0o600))
-	tollgate := meshtest.Tollgate(t, mesh.TollgateOptions{Settings: fmt.Sprintf(
-		"secrets: {directory: %q, files: {lost: %q}}\nlists: {away: {file: %q}, offices: {type: ip_addresses, file: %q}}\nreadiness: {source_wait: 0s}\n",
-		secrets, secrets+"/none", secrets+"/none", offices(t))})
+	directory := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(directory, "offices.txt"), []byte("192.0.2.0/24\n198.51.100.0/24\n"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(directory, "token"), []byte("planted-secret\n"), 0o600))
+	tollgate := meshtest.Tollgate(t, mesh.TollgateOptions{Dir: directory, Settings: "secrets: {files: {token: token, lost: lost}}\n" +
+		"lists: {blocked: {file: blocked.txt}, offices: {type: ip_addresses, file: offices.txt}}\nreadiness: {source_wait: 0s}\n"})
 	mixer := meshtest.Mixer(t, mesh.Versions[0], mesh.MixerOptions{Resources: map[string]string{
 		"tollgate": bundle(t), "page": strings.ReplaceAll(readFile(t, "testdata/page.yaml"), "ADDRESS", tollgate.Addr),
 	}})
@@ -225,7 +226,7 @@ func TestAdminPageShowsWhy(t *testing.T) {
 	page := ""
 	waitFor(t, "the page", func(ctx context.Context) error {
 		page = adminPage(ctx, t, tollgate, "/")
-		for _, text := range []string{"header_mismatch", "<b>key</b>", "logged", "no stores on holidays", "policy[0]"} {
+		for _, text := range []string{"header_mismatch", "<b>key</b>", "logged", "the shop is closed on holidays", "policy[0]"} {
 			if !strings.Contains(page, text) {
 				return errors.New("there is no " + text)
 			}
@@ -238,21 +239,11 @@ func TestAdminPageShowsWhy(t *testing.T) {
 	assert.NotContains(t, page, "<script")
 	assert.NotContains(t, page, "<img")
 	if file := os.Getenv("TOLLGATE_SCREENSHOT"); file != "" {
-		chromium := exec.CommandContext(t.Context(), "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1500,1500",
+		chromium := exec.CommandContext(t.Context(), "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1500,1400",
 			"--user-data-dir="+t.TempDir(), "--screenshot="+file, "http://"+tollgate.AdminAddr+"/")
-		if os.Getenv("TOLLGATE_SCREENSHOT_DARK") != "" {
-			chromium.Args = append(chromium.Args, "--blink-settings=preferredColorScheme=0")
-		}
 		output, err := chromium.CombinedOutput()
 		require.NoError(t, err, "%s", output)
 	}
-}
-
-func offices(t *testing.T) string {
-	t.Helper()
-	file := t.TempDir() + "/offices"
-	require.NoError(t, os.WriteFile(file, []byte("192.0.2.0/24\n198.51.100.0/24\n"), 0o600))
-	return file
 }
 
 func adminPage(ctx context.Context, t *testing.T, tollgate *mesh.Tollgate, path string) string {
