@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +25,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
+	"github.com/tollgate-mesh/tollgate/adapter/activity"
 	"github.com/tollgate-mesh/tollgate/adapter/admin"
 	"github.com/tollgate-mesh/tollgate/adapter/decisionlog"
 	"github.com/tollgate-mesh/tollgate/adapter/follow"
@@ -43,9 +43,11 @@ import (
 	"github.com/tollgate-mesh/tollgate/adapter/policy/list"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/quota"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/rego"
+	"github.com/tollgate-mesh/tollgate/adapter/readiness"
 	"github.com/tollgate-mesh/tollgate/adapter/report"
 	"github.com/tollgate-mesh/tollgate/adapter/secret"
 	"github.com/tollgate-mesh/tollgate/adapter/settings"
+	"github.com/tollgate-mesh/tollgate/adapter/tracing"
 	"github.com/tollgate-mesh/tollgate/adapter/transport"
 	"github.com/tollgate-mesh/tollgate/config"
 	"github.com/tollgate-mesh/tollgate/template"
@@ -71,7 +73,14 @@ type Adapter struct {
 	adminListener net.Listener
 	pipeline      *report.Pipeline
 	decisions     *decisionlog.Log
-	serving       atomic.Bool
+	tracer        *tracing.Tracer // nil for no traces
+	activity      *activity.Activity
+	level         *observe.Level
+	// conditions are what has to hold for calls to come.
+	conditions *readiness.Conditions
+	version    string
+	started    time.Time
+	serving    atomic.Bool
 	// statusMu keeps the health service and serving of one mind.
 	statusMu sync.Mutex
 }
@@ -109,6 +118,11 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 	decisions := decisionlog.New(pipeline, decisionlog.Options{Sinks: pipeline.Sinks(), Default: reports.DefaultSinks, Complain: observer.DecisionsDropped})
 	observer.CountDecisionLog(decisions)
 	gate := policy.NewGate(s.Limits.ConcurrentChecks, s.Limits.QueueWait)
+	tracer, spans, err := openTracer(s.Traces, version, observer)
+	if err != nil {
+		return nil, errors.Join(err, closePipeline(ctx, pipeline), shared.Close())
+	}
+	seen := activity.New()
 	compiler := &policy.Compiler{
 		Kinds: []policy.Kind{
 			header.Kind{Secrets: secrets{store}},
@@ -135,7 +149,8 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		},
 		Planner:  &report.Planner{Sinks: pipeline.Sinks(), Default: reports.DefaultSinks},
 		Acceptor: pipeline,
-		Recorder: decisions,
+		Recorder: recorders{decisions, seen},
+		Tracer:   spans,
 		Caller:   transport.Caller,
 		TooLarge: access.TooLarge,
 	}, mixer.HandlerLimits{
@@ -144,7 +159,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		Compiling:  s.Limits.Handlers.Compiling,
 		Waiting:    s.Limits.Handlers.Waiting,
 		RetryAfter: s.Limits.Handlers.RetryAfter,
-	}, observer)
+	}, observers{observer, seen})
 	door.BoundReports(reportLimits(s.Limits.Reports), gate.Crowded)
 
 	watches, endWatches := context.WithCancel(context.WithoutCancel(ctx))
@@ -162,6 +177,12 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		endWatches: endWatches,
 		pipeline:   pipeline,
 		decisions:  decisions,
+		tracer:     tracer,
+		activity:   seen,
+		level:      observe.LevelOf(logger),
+		conditions: &readiness.Conditions{SourceWait: s.Readiness.SourceWait},
+		version:    version,
+		started:    time.Now(),
 	}
 	pages := map[string]prometheus.Gatherer{"": observer.Registry()}
 	for name, sink := range sinks {
@@ -171,13 +192,15 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 			pages[name] = registry
 		}
 	}
-	a.admin = admin.New(pages, a.ready, a.readyForReports)
+	a.conditions.Add(a.readiness()...)
+	observer.CountReadiness(a.conditions.For)
+	a.admin = admin.New(admin.Options{Metrics: pages, Ready: a.conditions.For, Level: a.level, Status: a.status})
 	door.Register(a.server)
 	healthpb.RegisterHealthServer(a.server, healthService{a.health, watches})
 	if err := errors.Join(registerReflection(a.server), a.listen(ctx)); err != nil {
 		endWatches()
 		a.server.Stop() // its workers are there already
-		return nil, errors.Join(err, closePipeline(ctx, pipeline), shared.Close())
+		return nil, errors.Join(err, closeUnused(ctx, a.runTracer), closePipeline(ctx, pipeline), shared.Close())
 	}
 	return a, nil
 }
@@ -214,13 +237,6 @@ func (a *Adapter) AdminAddress() string {
 	return a.adminListener.Addr().String()
 }
 
-func (a *Adapter) ready() error {
-	if !a.serving.Load() {
-		return errors.New("starting or shutting down")
-	}
-	return nil
-}
-
 // Run serves until ctx is done or a listener fails. Then, in this order: it says that it is not ready, serves on for the drain
 // time, lets calls under way finish, and ends the rest. It returns nil after an orderly end.
 func (a *Adapter) Run(ctx context.Context) error {
@@ -235,7 +251,8 @@ func (a *Adapter) Run(ctx context.Context) error {
 	// What was taken is delivered after nobody is served any more: first the decisions become records, then the records go out.
 	deliver := newStage(parts, func(ctx context.Context) error { return a.pipeline.Run(ctx, a.settings.Reports.Flush) })
 	record := newStage(parts, func(ctx context.Context) error { a.decisions.Run(ctx); return nil })
-	group.Go(func() error { return a.watchReports(parts) })
+	trace := newStage(parts, a.runTracer)
+	group.Go(func() error { return a.watchReadiness(parts) })
 	begun := make(chan struct{})
 	group.Go(func() error { a.transport.Run(parts, func() { close(begun) }); return nil })
 	select {
@@ -252,6 +269,7 @@ func (a *Adapter) Run(ctx context.Context) error {
 	if a.adminListener != nil {
 		group.Go(func() error { return a.admin.Serve(a.adminListener) })
 	}
+	a.conditions.Start()
 	a.setServing(true)
 	a.logger.Info("serving", "address", a.Address(), "admin", a.AdminAddress())
 
@@ -266,7 +284,8 @@ func (a *Adapter) Run(ctx context.Context) error {
 	case <-failed.Done():
 	}
 	a.stopServer()
-	undelivered := errors.Join(record.end(), deliver.end())
+	undelivered := errors.Join(trace.end(), record.end(), deliver.end())
+	a.level.Close()
 	finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	a.admin.Shutdown(finish)
@@ -297,71 +316,14 @@ func (s *stage) end() error {
 
 // closePipeline lets go of a pipeline that never ran.
 func closePipeline(ctx context.Context, pipeline *report.Pipeline) error {
+	return closeUnused(ctx, func(ctx context.Context) error { return pipeline.Run(ctx, 0) })
+}
+
+// closeUnused lets go of a part that never ran.
+func closeUnused(ctx context.Context, run func(ctx context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	cancel()
-	return pipeline.Run(ctx, 0)
-}
-
-// readyForReports says why no report can be accepted; nil where they can. A disk that is full must not keep checks away, so it is
-// told apart from ready.
-func (a *Adapter) readyForReports() error {
-	errs := []error{a.ready()}
-	for name, stats := range a.pipeline.Stats() {
-		if stats.Fault != nil {
-			errs = append(errs, fmt.Errorf("sink %s: %w", name, stats.Fault))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// watchReports tells the health service whether reports can be accepted, until ctx is done.
-func (a *Adapter) watchReports(ctx context.Context) error {
-	const every = time.Second
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
-	var last error
-	for {
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return nil
-		}
-		err := a.readyForReports()
-		if !a.setReportsServing(err == nil) {
-			continue
-		}
-		switch {
-		case err != nil && last == nil:
-			a.logger.Error("reports cannot be accepted; checks go on", "error", err)
-		case err == nil && last != nil:
-			a.logger.Info("reports can be accepted again")
-		}
-		last = err
-	}
-}
-
-// setReportsServing sets the status of report calls, unless nothing is served at all.
-func (a *Adapter) setReportsServing(serving bool) bool {
-	a.statusMu.Lock()
-	defer a.statusMu.Unlock()
-	if !a.serving.Load() {
-		return false
-	}
-	a.setStatus(mixer.ReportServices(), serving)
-	return true
-}
-
-func (a *Adapter) setStatus(services []string, serving bool) {
-	for _, service := range services {
-		a.health.SetServingStatus(service, servingStatus(serving))
-	}
-}
-
-func servingStatus(serving bool) healthpb.HealthCheckResponse_ServingStatus {
-	if serving {
-		return healthpb.HealthCheckResponse_SERVING
-	}
-	return healthpb.HealthCheckResponse_NOT_SERVING
+	return run(ctx)
 }
 
 // stopServer lets calls under way finish, up to the timeout.
@@ -379,13 +341,6 @@ func (a *Adapter) stopServer() {
 		a.server.Stop()
 		<-finished
 	}
-}
-
-func (a *Adapter) setServing(serving bool) {
-	a.statusMu.Lock()
-	defer a.statusMu.Unlock()
-	a.serving.Store(serving)
-	a.setStatus(slices.Concat([]string{""}, mixer.CheckServices(), mixer.ReportServices()), serving)
 }
 
 // healthService is gRPC's health service whose watchers are let go when done is: they would stay as long as there is a server,

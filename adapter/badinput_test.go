@@ -136,7 +136,7 @@ func TestServiceRefusesWhatIsNoCall(t *testing.T) {
 	for method, want := range map[string]codes.Code{
 		"/authorization.HandleAuthorizationService/Other": codes.Unimplemented,
 		"/logentry.HandleLogEntryService/HandleLogEntry":  codes.InvalidArgument,
-		"/quota.HandleQuotaService/HandleQuota":           codes.Unimplemented,
+		"/quota.HandleQuotaService/Other":                 codes.Unimplemented,
 		"/grpc.health.v1.Health/Check":                    codes.Internal,
 	} {
 		err := s.connection.Invoke(t.Context(), method, []byte("\x0a\x7f"), &reply, grpc.ForceCodecV2(mixertest.Raw{}))
@@ -184,7 +184,8 @@ func TestServiceShowsNoSecret(t *testing.T) {
 		secret = "S3cr3tOfTheOperator"
 		token  = "T0kenOfTheCaller"
 	)
-	s := start(t, func(s *settings.Settings) { s.EvaluationTimeout = time.Second })
+	s := start(t, func(s *settings.Settings) { s.EvaluationTimeout, s.Log.Level = time.Second, "info" })
+	s.setLevel(t, "debug")
 	var replies strings.Builder
 	calls := append(mixertest.SecretCalls(secret, token), []byte(strings.Repeat(token, 16<<20/len(token)+1)))
 	for _, call := range calls {
@@ -199,11 +200,14 @@ func TestServiceShowsNoSecret(t *testing.T) {
 	code, metrics := s.get(t, "/metrics")
 	require.Equal(t, http.StatusOK, code)
 	_, stacks := s.get(t, "/debug/pprof/goroutine?debug=2")
+	_, page := s.get(t, "/")
+	require.Contains(t, page, `<span class="failed_open">failed open</span>`)
+	_, status := s.get(t, "/status.json")
 	log := s.log.String()
-	for _, outcome := range []string{`"outcome":"allow"`, `"outcome":"deny"`, `"outcome":"failed_open"`, `"outcome":"failed_closed"`, `"class":"evaluation_error"`, `"class":"configuration"`} {
+	for _, outcome := range []string{`"msg":"decision"`, `"outcome":"allow"`, `"outcome":"deny"`, `"outcome":"failed_open"`, `"outcome":"failed_closed"`, `"class":"evaluation_error"`, `"class":"configuration"`} {
 		require.Contains(t, log, outcome)
 	}
-	for place, text := range map[string]string{"log": log, "metrics": metrics, "replies": replies.String(), "stacks": stacks} {
+	for place, text := range map[string]string{"log": log, "metrics": metrics, "replies": replies.String(), "stacks": stacks, "page": page, "status": status} {
 		for _, planted := range []string{secret, token} {
 			if i := strings.Index(text, planted); i >= 0 {
 				t.Errorf("the %s shows %s: …%s…", place, planted, text[max(0, i-300):min(len(text), i+100)])

@@ -103,12 +103,8 @@ func openSink(s settings.Reports, name string, output io.Writer, logger *slog.Lo
 		kind = "file"
 		opened, err = file.New(f.Path, jsonlines.Rotation{Megabytes: f.Megabytes, Every: f.Every, KeepDays: f.KeepDays, KeepFiles: f.KeepFiles})
 	case sink.OTLP != nil:
-		o := sink.OTLP
 		kind = "otlp"
-		opened, err = otlp.New(otlp.Options{
-			Endpoint: o.Endpoint, Protocol: o.Protocol, Headers: o.Headers, Credential: client.Credential(o.Credential),
-			CredentialHeader: o.CredentialHeader, TLS: client.TLS(o.TLS), Compression: o.Compression, Resource: o.Resource,
-		}, logger)
+		opened, err = otlp.New(otlpOptions(sink.OTLP), logger)
 	case sink.Kafka != nil:
 		k := sink.Kafka
 		kind = "kafka"

@@ -182,7 +182,7 @@ func TestAFaultOfTheSpoolRefusesReportsAndNoChecks(t *testing.T) {
 	assert.Equal(t, healthpb.HealthCheckResponse_SERVING, s.health(t, mixer.CheckServices()[0]))
 	code, body := s.get(t, "/readyz/reports")
 	assert.Equal(t, 503, code)
-	assert.Contains(t, body, "sink main: spool ")
+	assert.Contains(t, body, "reports.sinks.main: spool ")
 	code, _ = s.get(t, "/readyz")
 	assert.Equal(t, 200, code)
 	assert.Zero(t, s.send(t, mixertest.Call(&configpb.Params{AuthKey: proto.String("abc")}, "abc")).Status.Code)

@@ -1,4 +1,5 @@
-// Package admin serves what operators and probes ask the process over HTTP: health, readiness, metrics and profiles.
+// Package admin serves what operators and probes ask the process over HTTP: a page that shows what it does, health, readiness, metrics,
+// the log's level and profiles.
 package admin
 
 import (
@@ -12,6 +13,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/tollgate-mesh/tollgate/adapter/observe"
+	"github.com/tollgate-mesh/tollgate/adapter/readiness"
 )
 
 // Server is the admin listener's HTTP server.
@@ -19,20 +23,36 @@ type Server struct {
 	http *http.Server
 }
 
-// New makes a server. Pages are the metrics: those of "" at /metrics, those of another name at /metrics/<name>. Ready says why the process should get no calls; nil where it should. ReadyForReports says the same of report
-// calls alone.
-func New(pages map[string]prometheus.Gatherer, ready, readyForReports func() error) *Server {
+// Options are what a server shows.
+type Options struct {
+	// Metrics are those of "" at /metrics, those of another name at /metrics/<name>.
+	Metrics map[string]prometheus.Gatherer
+	// Ready returns what was found of the conditions for calls.
+	Ready func(readiness.Calls) readiness.Findings
+	// Level is the log's.
+	Level *observe.Level
+	// Status returns what the page shows.
+	Status func() Status
+}
+
+// New makes a server.
+func New(o Options) *Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", answer(ready))
-	mux.HandleFunc("GET /readyz/reports", answer(readyForReports))
-	mux.HandleFunc("GET /metrics", metrics(pages))
-	mux.HandleFunc("GET /metrics/{page}", metrics(pages))
-	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	mux.HandleFunc("GET /readyz", answer(o.Ready, readiness.All))
+	mux.HandleFunc("GET /readyz/reports", answer(o.Ready, readiness.Reports))
+	mux.HandleFunc("GET /metrics", metrics(o.Metrics))
+	mux.HandleFunc("GET /metrics/{page}", metrics(o.Metrics))
+	people := func(pattern string, handler http.HandlerFunc) { mux.Handle(pattern, forPeople(handler)) }
+	people("GET /{$}", page(o.Status))
+	people("GET /status.json", statusJSON(o.Status))
+	people("GET /log/level", level(o.Level))
+	people("PUT /log/level", setLevel(o.Level))
+	people("GET /debug/pprof/", pprof.Index)
+	people("GET /debug/pprof/cmdline", pprof.Cmdline)
+	people("GET /debug/pprof/profile", pprof.Profile)
+	people("GET /debug/pprof/symbol", pprof.Symbol)
+	people("GET /debug/pprof/trace", pprof.Trace)
 	const patience = 10 * time.Second
 	return &Server{http: &http.Server{Handler: mux, ReadHeaderTimeout: patience, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}}
 }
@@ -52,13 +72,21 @@ func metrics(pages map[string]prometheus.Gatherer) http.HandlerFunc {
 	}
 }
 
-func answer(ready func() error) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
-		if err := ready(); err != nil {
+// answer says whether the process is ready for calls, and why not; with ?verbose it tells of each condition.
+func answer(find func(readiness.Calls) readiness.Findings, calls readiness.Calls) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		found := find(calls)
+		err := found.Err()
+		switch verbose := r.URL.Query().Has("verbose"); {
+		case verbose && err != nil:
+			http.Error(w, found.String()+"not ready", http.StatusServiceUnavailable)
+		case err != nil:
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
+		case verbose:
+			_, _ = fmt.Fprintf(w, "%sready\n", found)
+		default:
+			_, _ = fmt.Fprintln(w, "ok")
 		}
-		_, _ = fmt.Fprintln(w, "ok")
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -17,6 +18,8 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tollgate-mesh/tollgate/adapter/admin"
+	"github.com/tollgate-mesh/tollgate/adapter/observe"
+	"github.com/tollgate-mesh/tollgate/adapter/readiness"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -24,9 +27,24 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // start serves until the test ends, and returns the server and its URL.
 func start(t *testing.T, gatherer prometheus.Gatherer, ready func() error) (*admin.Server, string) {
 	t.Helper()
+	conditions := &readiness.Conditions{}
+	conditions.Add(
+		readiness.Condition{Name: "serving", Probe: ready},
+		readiness.Condition{Name: "lists.away", Source: true, Probe: func() error { return errors.New("never loaded") }},
+		readiness.Condition{Name: "disk", Calls: readiness.Reports, Probe: func() error { return errors.New("full") }},
+	)
+	conditions.Start()
+	return startWith(t, admin.Options{
+		Metrics: map[string]prometheus.Gatherer{"": gatherer, "other": gatherer}, Ready: conditions.For,
+		Level: observe.LevelOf(slog.New(slog.DiscardHandler)), Status: func() admin.Status { return admin.Status{} },
+	})
+}
+
+func startWith(t *testing.T, o admin.Options) (*admin.Server, string) {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	server := admin.New(map[string]prometheus.Gatherer{"": gatherer, "other": gatherer}, ready, func() error { return errors.New("the disk is full") })
+	server := admin.New(o)
 	done := make(chan error)
 	go func() { done <- server.Serve(listener) }()
 	t.Cleanup(func() {
@@ -64,6 +82,7 @@ func TestEndpoints(t *testing.T) {
 	}{
 		{"/healthz", "ok\n"},
 		{"/readyz", "ok\n"},
+		{"/readyz?verbose", "[+]serving ok\n[!]lists.away not waited for any more: never loaded\nready\n"},
 		{"/metrics", "# TYPE tollgate_test_total counter\ntollgate_test_total 3\n"},
 		{"/metrics/other", "# TYPE tollgate_test_total counter\ntollgate_test_total 3\n"},
 		{"/debug/pprof/", "goroutine"},
@@ -82,7 +101,7 @@ func TestEndpoints(t *testing.T) {
 
 func TestUnknownPathsAndMethods(t *testing.T) {
 	_, url := start(t, prometheus.NewRegistry(), always)
-	for _, path := range []string{"/", "/health", "/healthz/", "/metrics/x", "/readyz/..%2f", "/debug", "/debug/vars", "/debug/pprof/nothing"} {
+	for _, path := range []string{"/status", "/index.html", "/log", "/health", "/healthz/", "/metrics/x", "/readyz/..%2f", "/debug", "/debug/vars", "/debug/pprof/nothing"} {
 		status, _, _ := ask(t, http.MethodGet, url+path)
 		assert.Equal(t, http.StatusNotFound, status, path)
 	}
@@ -110,14 +129,18 @@ func TestReadiness(t *testing.T) {
 		ready.Store(now)
 		status, body, _ := ask(t, http.MethodGet, url+"/readyz/reports")
 		assert.Equal(t, http.StatusServiceUnavailable, status, "of reports it is told by itself")
-		assert.Equal(t, "the disk is full\n", body)
+		serving := map[bool]string{false: "serving: starting or shutting down\n", true: ""}[now]
+		assert.Equal(t, serving+"disk: full\n", body)
 		status, body, _ = ask(t, http.MethodGet, url+"/readyz")
 		if now {
 			assert.Equal(t, http.StatusOK, status)
 		} else {
 			assert.Equal(t, http.StatusServiceUnavailable, status)
-			assert.Equal(t, "starting or shutting down\n", body)
+			assert.Equal(t, serving, body)
 		}
+		_, body, _ = ask(t, http.MethodGet, url+"/readyz/reports?verbose")
+		assert.Contains(t, body, map[bool]string{false: "[-]serving failed: starting or shutting down\n", true: "[+]serving ok\n"}[now])
+		assert.Contains(t, body, "[!]lists.away not waited for any more: never loaded\n[-]disk failed: full\nnot ready\n")
 		status, _, _ = ask(t, http.MethodGet, url+"/healthz")
 		assert.Equal(t, http.StatusOK, status, "alive, whether ready or not")
 	}
@@ -182,13 +205,13 @@ func TestServeReportsALostListener(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	require.NoError(t, listener.Close())
-	require.ErrorContains(t, admin.New(nil, always, always).Serve(listener), "admin: ")
+	require.ErrorContains(t, admin.New(admin.Options{}).Serve(listener), "admin: ")
 }
 
 func TestShutdownBeforeServe(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	server := admin.New(nil, always, always)
+	server := admin.New(admin.Options{})
 	server.Shutdown(t.Context())
 	require.NoError(t, server.Serve(listener))
 	_, err = listener.Accept()

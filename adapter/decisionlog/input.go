@@ -12,6 +12,12 @@ import (
 	"github.com/tollgate-mesh/tollgate/config"
 )
 
+// Input returns what the record of a decision says that was decided on: JSON in the shape of Rego's input, without what the handler
+// drops, and with a mask over what it masks and over credentials. Only records, and who may see those, get to see it.
+func Input(handler *config.Handler, request *policy.Request, d *policy.Decision) string {
+	return input(handler, request, d.Identity)
+}
+
 // input returns the JSON of what was decided on, in the shape of Rego's input, without what the handler drops and with a mask over
 // what it masks and over credentials. The identity is that of the API key that was accepted.
 func input(handler *config.Handler, request *policy.Request, identity string) string {

@@ -36,6 +36,7 @@ type Door struct {
 	acceptor Acceptor
 	recorder Recorder
 	observer Observer
+	tracer   Tracer // nil for no spans
 	caller   func(ctx context.Context) string
 	// tooLarge is told of calls that are not received; admission is nil where report calls are not bounded.
 	tooLarge  func(ctx context.Context, method string, err error)
@@ -54,6 +55,8 @@ type Engines struct {
 	Acceptor Acceptor
 	// Recorder keeps decisions.
 	Recorder Recorder
+	// Tracer makes spans of calls; nil for none.
+	Tracer Tracer
 	// Caller returns who makes a call, by the call's context; empty where callers are not known.
 	Caller func(ctx context.Context) string
 	// TooLarge, if there is one, is told of calls that gRPC does not receive because they are larger than the server's bound.
@@ -67,6 +70,14 @@ type Recorder interface {
 	Record(caller string, handler *config.Handler, request *policy.Request, decision policy.Decision, elapsed time.Duration) (id string)
 }
 
+// Tracer makes spans of calls that have been answered. Its methods are called from many goroutines, and neither block nor panic.
+type Tracer interface {
+	// Checked is told of every check. The handler is nil where the call brought none that could be decoded.
+	Checked(ctx context.Context, start time.Time, service, method string, handler *config.Handler, request *policy.Request, decision policy.Decision)
+	// Reported is told of every report call.
+	Reported(ctx context.Context, start time.Time, service, method string, reported report.Reported)
+}
+
 // NewDoor returns a door to the engines. Limits holds for the handlers of checks, of quota calls and of reports,
 // each by themselves.
 func NewDoor(engines Engines, limits HandlerLimits, observer Observer) *Door {
@@ -77,6 +88,7 @@ func NewDoor(engines Engines, limits HandlerLimits, observer Observer) *Door {
 		acceptor: engines.Acceptor,
 		recorder: engines.Recorder,
 		observer: observer,
+		tracer:   engines.Tracer,
 		caller:   engines.Caller,
 		tooLarge: engines.TooLarge,
 	}
@@ -183,6 +195,9 @@ func (d *Door) check(ctx context.Context, t checkTemplate, text string) (result 
 	elapsed := time.Since(start)
 	decision.ID = d.recorder.Record(d.caller(ctx), handler, &call.request, decision, elapsed)
 	d.observer.Decided(handler, call.request.Instance, decision, elapsed)
+	if d.tracer != nil {
+		d.tracer.Checked(ctx, start, t.service, t.method, handler, &call.request, decision)
+	}
 	return checkResult(decision)
 }
 

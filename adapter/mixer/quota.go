@@ -145,5 +145,8 @@ func (d *Door) quota(ctx context.Context, text string) (result *v1beta1.QuotaRes
 	elapsed := time.Since(start)
 	decision.ID = d.recorder.Record(d.caller(ctx), handler, &call.request, decision, elapsed)
 	d.observer.Decided(handler, call.request.Instance, decision, elapsed)
+	if d.tracer != nil {
+		d.tracer.Checked(ctx, start, quotaService, quotaMethod, handler, &call.request, decision)
+	}
 	return quotaResult(call.request.Instance, decision)
 }

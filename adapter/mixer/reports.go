@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"google.golang.org/grpc/codes"
@@ -75,6 +76,7 @@ func decodeReport(message string) (c reportCall, err error) {
 // report answers one report call: with an error where it is refused.
 func (d *Door) report(ctx context.Context, t reportTemplate, text string) (result *v1beta1.ReportResult, err error) {
 	outcome := report.Reported{Handler: "unknown", Kind: t.kind}
+	start := time.Now()
 	defer func() {
 		if r := recover(); r != nil {
 			outcome.Refused = report.Refuse("panic", fmt.Errorf("accepting %s: %T\n%s", t.service, r, debug.Stack()))
@@ -82,6 +84,9 @@ func (d *Door) report(ctx context.Context, t reportTemplate, text string) (resul
 		}
 		defer func() { _ = recover() }() // nobody else would stop an observer's panic
 		d.observer.Reported(outcome)
+		if d.tracer != nil {
+			d.tracer.Reported(ctx, start, t.service, t.method, outcome)
+		}
 	}()
 	request, err := decodeReport(text)
 	if err != nil {

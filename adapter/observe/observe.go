@@ -18,18 +18,18 @@ import (
 	"github.com/tollgate-mesh/tollgate/config"
 )
 
-// NewLogger makes a logger of the given level (debug, info, warn, error) and format (json, text).
+// NewLogger makes a logger of the given level (debug, info, warn, error) and format (json, text). LevelOf changes its level.
 func NewLogger(w io.Writer, level, format string) (*slog.Logger, error) {
-	var l slog.Level
+	l := &slog.LevelVar{}
 	if err := l.UnmarshalText([]byte(level)); err != nil {
 		return nil, fmt.Errorf("log level is %q; use debug, info, warn or error", level)
 	}
 	options := &slog.HandlerOptions{Level: l}
 	switch format {
 	case "json":
-		return slog.New(slog.NewJSONHandler(w, options)), nil
+		return slog.New(leveled{slog.NewJSONHandler(w, options), l}), nil
 	case "text":
-		return slog.New(slog.NewTextHandler(w, options)), nil
+		return slog.New(leveled{slog.NewTextHandler(w, options), l}), nil
 	default:
 		return nil, fmt.Errorf("log format is %q; use json or text", format)
 	}

@@ -25,10 +25,12 @@ import (
 	"github.com/tollgate-mesh/tollgate/adapter/follow"
 	"github.com/tollgate-mesh/tollgate/adapter/observe"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
+	"github.com/tollgate-mesh/tollgate/adapter/readiness"
 	"github.com/tollgate-mesh/tollgate/adapter/report"
 	"github.com/tollgate-mesh/tollgate/adapter/report/record"
 	"github.com/tollgate-mesh/tollgate/adapter/report/sink/deadletter"
 	"github.com/tollgate-mesh/tollgate/adapter/report/spool"
+	"github.com/tollgate-mesh/tollgate/adapter/tracing"
 	"github.com/tollgate-mesh/tollgate/config"
 )
 
@@ -277,6 +279,8 @@ func TestMetricsAreDocumented(t *testing.T) {
 	o.CountHtpasswd(func() map[string]follow.Stats { return nil })
 	o.CountSinks(map[string]report.Sink{"s": &counting{}})
 	o.CountTransport(access{})
+	o.CountTraces(tracing.New(tracing.Options{}))
+	o.CountReadiness((&readiness.Conditions{}).For)
 	descriptions := make(chan *prometheus.Desc)
 	go func() {
 		defer close(descriptions)

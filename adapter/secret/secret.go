@@ -89,6 +89,13 @@ func (s *Store) Secret(name string) (*Secret, bool) {
 	return secret, ok
 }
 
+// Names returns the names of all secrets, sorted.
+func (s *Store) Names() []string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.Sorted(maps.Keys(s.secrets))
+}
+
 // Unavailable returns the names of the secrets that have no valid value now, sorted.
 func (s *Store) Unavailable() []string {
 	s.mu.RLock()

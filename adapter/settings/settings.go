@@ -22,7 +22,7 @@ import (
 type Settings struct {
 	// Listen is the host:port for Mixer, or unix:///PATH for a socket.
 	Listen string `yaml:"listen"`
-	// Admin is the host:port for health, metrics and profiles; empty for none.
+	// Admin is the host:port for the page, health, metrics and profiles; empty for none.
 	Admin string `yaml:"admin"`
 	// AllowPlaintext consents to listeners that others than this machine can reach without encryption.
 	AllowPlaintext bool `yaml:"allow_plaintext"`
@@ -50,6 +50,10 @@ type Settings struct {
 	Limits Limits `yaml:"limits"`
 	// Reports says where records go.
 	Reports Reports `yaml:"reports"`
+	// Traces says where the spans of calls go.
+	Traces Traces `yaml:"traces"`
+	// Readiness says when the process should get calls.
+	Readiness Readiness `yaml:"readiness"`
 	// Shutdown says how the process ends.
 	Shutdown Shutdown `yaml:"shutdown"`
 }
@@ -135,8 +139,10 @@ func Default() Settings {
 			Handlers:         Handlers{Entries: 256, Bytes: 4 << 20, Compiling: 4, Waiting: 64, RetryAfter: 5 * time.Second},
 			Reports:          ReportLimits{Bytes: 64 << 20, Wait: 100 * time.Millisecond},
 		},
-		Reports:  Reports{Flush: 5 * time.Second},
-		Shutdown: Shutdown{Timeout: 10 * time.Second},
+		Reports:   Reports{Flush: 5 * time.Second},
+		Traces:    Traces{SampleOneIn: 100},
+		Readiness: Readiness{SourceWait: 30 * time.Second},
+		Shutdown:  Shutdown{Timeout: 10 * time.Second},
 	}
 }
 
@@ -278,5 +284,5 @@ func (s Settings) Validate() error {
 		add(n.value < n.least || n.value > n.most, "%s is %d; use %d to %d", n.key, n.value, n.least, n.most)
 	}
 	return errors.Join(slices.Concat(problems, s.TLS.validate(), s.validateCallers(), s.Connections.validate(), validateKeySets(s.KeySets), validateLists(s.Lists),
-		validateHtpasswd(s.Htpasswd), validateRedis(s.Redis), s.Reports.validate())...)
+		validateHtpasswd(s.Htpasswd), validateRedis(s.Redis), s.Reports.validate(), s.Traces.validate(), s.Readiness.validate())...)
 }

@@ -177,6 +177,12 @@ reports:
         backoff: 17ms
         max_backoff: 18s
         give_up_after: 19h
+traces:
+  otlp:
+    endpoint: o:2
+  sample_one_in: 26
+readiness:
+  source_wait: 27s
 shutdown:
   drain: 9s
   timeout: 10m
@@ -250,7 +256,9 @@ func TestParseReadsEverySetting(t *testing.T) {
 				},
 			},
 		},
-		Shutdown: settings.Shutdown{Drain: 9 * time.Second, Timeout: 10 * time.Minute},
+		Traces:    settings.Traces{OTLP: &settings.OTLPSink{Endpoint: "o:2"}, SampleOneIn: 26},
+		Readiness: settings.Readiness{SourceWait: 27 * time.Second},
+		Shutdown:  settings.Shutdown{Drain: 9 * time.Second, Timeout: 10 * time.Minute},
 	}
 	assert.Equal(t, want, got)
 	for _, key := range keys(reflect.TypeFor[settings.Settings](), "") {
@@ -499,6 +507,7 @@ func TestValidate(t *testing.T) {
 				`connections.min_ping_interval is 0s; use 1ms to 1h0m0s`,
 				`connections.header_bytes is 0; use 8192 to 1048576`,
 				`connections.buffer_bytes is 0; use 4096 to 1048576`,
+				`traces.sample_one_in is 0; use 1 to 1099511627776`,
 			}, "\n"),
 		},
 	} {
@@ -611,7 +620,7 @@ func TestSettingsAreDocumented(t *testing.T) {
 	pages := map[string]string{}
 	for _, key := range keys(reflect.TypeFor[settings.Settings](), "") {
 		// What a kind of sink has of its own is on its page.
-		if rest, ok := strings.CutPrefix(key, "reports.sinks.NAME."); ok {
+		if rest, ok := strings.CutPrefix(strings.Replace(key, "traces.otlp.", "reports.sinks.NAME.otlp.", 1), "reports.sinks.NAME."); ok {
 			if kind, own, ok := strings.Cut(rest, "."); ok && kind != "queue" && kind != "batch" {
 				if pages[kind] == "" {
 					content, err := os.ReadFile("../../docs/sinks/" + kind + ".md")

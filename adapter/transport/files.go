@@ -22,6 +22,8 @@ type File struct {
 	Expires time.Time
 	// Failures counts the new contents that could not be used.
 	Failures uint64
+	// Err is why what the file holds now is not used, if it is not.
+	Err error
 }
 
 const (
@@ -45,6 +47,7 @@ type followed[T any] struct {
 	seen     [sha256.Size]byte
 	expires  time.Time
 	failures uint64
+	err      error // of the contents that were seen last
 }
 
 // look reads the files and takes what is new. An error is told once: as long as nothing changes it returns false.
@@ -62,6 +65,7 @@ func (f *followed[T]) look() (changed bool, err error) {
 	if err == nil {
 		value, expires, err = f.parse(contents)
 	}
+	f.err = err
 	if err != nil {
 		f.failures++
 		return true, fmt.Errorf("%s: %w", f.setting, err)
@@ -74,7 +78,7 @@ func (f *followed[T]) look() (changed bool, err error) {
 func (f *followed[T]) file() File {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return File{Setting: f.setting, Expires: f.expires, Failures: f.failures}
+	return File{Setting: f.setting, Expires: f.expires, Failures: f.failures, Err: f.err}
 }
 
 // follow looks again and again until ctx is done.

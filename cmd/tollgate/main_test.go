@@ -218,7 +218,7 @@ func TestServeDrains(t *testing.T) {
 	}, patience, 10*time.Millisecond)
 	status, body := get(t, "http://"+p.admin+"/readyz")
 	assert.Equal(t, http.StatusServiceUnavailable, status)
-	assert.Equal(t, "starting or shutting down\n", body)
+	assert.Equal(t, "serving: starting or shutting down\n", body)
 
 	// A second signal does not wait.
 	require.NoError(t, p.command.Process.Signal(syscall.SIGTERM))

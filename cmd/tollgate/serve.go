@@ -63,7 +63,7 @@ func serveCommand() *cobra.Command {
 	f := command.Flags()
 	f.StringVar(&file, "settings", "", "settings file (YAML); see docs/settings.md")
 	f.StringVar(&flags.Listen, "listen", flags.Listen, "host:port for Mixer's calls")
-	f.StringVar(&flags.Admin, "admin", flags.Admin, "host:port for health, metrics and profiles; empty for none")
+	f.StringVar(&flags.Admin, "admin", flags.Admin, "host:port for the page, health, metrics and profiles; empty for none")
 	f.BoolVar(&allowPlaintext, "allow-plaintext", false, "consent to unencrypted listeners that other machines can reach")
 	f.StringVar(&flags.Log.Level, "log-level", flags.Log.Level, "debug, info, warn or error; at debug every decision is a line")
 	f.StringVar(&flags.Log.Format, "log-format", flags.Log.Format, "json or text")

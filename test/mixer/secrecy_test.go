@@ -12,7 +12,7 @@ import (
 )
 
 // testSecrecy looks for what all the other scenarios planted in requests, params and secrets: in Tollgate's logs, which
-// hold a line for every decision, in its metrics, and in everything that Mixer told a caller.
+// hold a line for every decision, in its metrics, on its admin page, and in everything that Mixer told a caller.
 func testSecrecy(t *testing.T, s *suite) {
 	const planted = "planted-"
 	for name, tollgate := range map[string]*mesh.Tollgate{
@@ -20,6 +20,9 @@ func testSecrecy(t *testing.T, s *suite) {
 	} {
 		assert.Empty(t, tollgate.Log.Lines(0, planted), "log of %s", name)
 		assert.NotContains(t, metrics(t, tollgate), planted, "metrics of %s", name)
+		for _, page := range []string{"/", "/status.json", "/readyz/reports?verbose"} {
+			assert.NotContains(t, adminPage(t.Context(), t, tollgate, page), planted, "%s of %s", page, name)
+		}
 	}
 	assert.True(t, s.tollgate.Log.Contains(`"msg":"decision"`), "the log should be at debug")
 

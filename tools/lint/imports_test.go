@@ -65,13 +65,16 @@ var denied = rows(
 
 	deny("mixer", "adapter/mixer", ours("adapter"), ours("adapter/settings"), ours("adapter/transport"), ours("adapter/admin"), ours("operatorconfig")),
 
+	deny("rooms", "adapter/activity", ours("adapter"), ours("adapter/mixer")),
 	deny("rooms", "adapter/admin", ours("adapter"), ours("adapter/mixer")),
 	deny("rooms", "adapter/htpasswd", ours("adapter"), ours("adapter/mixer")),
 	deny("rooms", "adapter/keyset", ours("adapter"), ours("adapter/mixer"), ours("template/authorization")),
 	deny("rooms", "adapter/lists", ours("adapter"), ours("adapter/mixer")),
 	deny("rooms", "adapter/observe", ours("adapter/mixer")),
+	deny("rooms", "adapter/readiness", ours("adapter"), ours("adapter/mixer")),
 	deny("rooms", "adapter/secret", ours("adapter/mixer")),
 	deny("rooms", "adapter/settings", ours("adapter/mixer"), ours("template/authorization")),
+	deny("rooms", "adapter/tracing", ours("adapter"), ours("adapter/mixer")),
 	deny("rooms", "adapter/transport", ours("adapter/mixer")),
 
 	deny("command", "adapter", ours("cmd/shared")),

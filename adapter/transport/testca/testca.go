@@ -81,6 +81,8 @@ func (a *Authority) Pair() (Pair, error) {
 type Leaf struct {
 	Names    []string
 	NotAfter time.Time
+	// NotBefore is an hour ago where it is zero.
+	NotBefore time.Time
 }
 
 // Issue makes a certificate that does for servers and clients alike, as those of a mesh do.
@@ -88,6 +90,9 @@ func (a *Authority) Issue(leaf Leaf) (Pair, error) {
 	template, err := certificate("Tollgate test", leaf.NotAfter)
 	if err != nil {
 		return Pair{}, err
+	}
+	if !leaf.NotBefore.IsZero() {
+		template.NotBefore = leaf.NotBefore
 	}
 	template.KeyUsage = x509.KeyUsageDigitalSignature
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}

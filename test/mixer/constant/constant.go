@@ -9,10 +9,12 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/encoding/protowire"
 	"istio.io/api/mixer/adapter/model/v1beta1"
 )
@@ -46,7 +48,8 @@ type Server struct {
 	// Addr is where it listens.
 	Addr string
 
-	server *grpc.Server
+	server  *grpc.Server
+	headers atomic.Pointer[metadata.MD]
 }
 
 // Start starts the adapter on a free port of the loopback.
@@ -55,18 +58,23 @@ func Start() (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	handler := func(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+	s := &Server{Addr: lis.Addr().String(), server: grpc.NewServer(grpc.ForceServerCodec(codec{}))}
+	handler := func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+		headers, _ := metadata.FromIncomingContext(ctx)
+		s.headers.Store(&headers)
 		return handle(decode)
 	}
-	server := grpc.NewServer(grpc.ForceServerCodec(codec{}))
-	server.RegisterService(&grpc.ServiceDesc{
+	s.server.RegisterService(&grpc.ServiceDesc{
 		ServiceName: "authorization.HandleAuthorizationService",
 		HandlerType: (*any)(nil),
 		Methods:     []grpc.MethodDesc{{MethodName: "HandleAuthorization", Handler: handler}},
 	}, nil)
-	go func() { _ = server.Serve(lis) }()
-	return &Server{Addr: lis.Addr().String(), server: server}, nil
+	go func() { _ = s.server.Serve(lis) }()
+	return s, nil
 }
+
+// Headers returns the headers of the call that came last.
+func (s *Server) Headers() metadata.MD { return *s.headers.Load() }
 
 // Stop ends it.
 func (s *Server) Stop() { s.server.Stop() }

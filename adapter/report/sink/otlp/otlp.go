@@ -72,15 +72,22 @@ func New(o Options, logger *slog.Logger) (*Sink, error) {
 		delivered: map[identity]struct{}{},
 	}
 	var err error
+	if s.exporter, err = newExporter(&o); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func newExporter(o *Options) (e exporter, err error) {
 	if o.Protocol == protocolHTTP {
-		s.exporter, err = newHTTPExporter(&o)
+		e, err = newHTTPExporter(o)
 	} else {
-		s.exporter, err = newGRPCExporter(&o)
+		e, err = newGRPCExporter(o)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("otlp: %w", err)
 	}
-	return s, nil
+	return e, nil
 }
 
 // Rejected returns how many log records, spans and data points the other side has rejected in requests of which it took the rest.
