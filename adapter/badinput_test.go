@@ -134,7 +134,7 @@ func TestServiceRefusesWhatIsNoCall(t *testing.T) {
 	for method, want := range map[string]codes.Code{
 		"/authorization.HandleAuthorizationService/Other": codes.Unimplemented,
 		"/logentry.HandleLogEntryService/HandleLogEntry":  codes.InvalidArgument,
-		"/quota.HandleQuotaService/HandleQuota":           codes.Unimplemented,
+		"/quota.HandleQuotaService/Other":                 codes.Unimplemented,
 		"/grpc.health.v1.Health/Check":                    codes.Internal,
 	} {
 		err := s.connection.Invoke(t.Context(), method, []byte("\x0a\x7f"), &reply, grpc.ForceCodecV2(mixertest.Raw{}))

@@ -206,7 +206,7 @@ func TestTimePasses(t *testing.T) {
 		var micros int64
 		_, err := fmt.Sscan(then, &micros)
 		require.NoError(t, err, then)
-		s.do(t, "HSET", keys[0], field, fmt.Sprint(micros-by.Microseconds()))
+		s.do(t, "HSET", keys[0], field, micros-by.Microseconds())
 	}
 	request := quota.Take{Amount: 100, BestEffort: true, Limit: fixedWindow(10, time.Hour)}
 	assert.EqualValues(t, 10, take(t, store, request).Amount)
@@ -362,14 +362,17 @@ func TestAway(t *testing.T) {
 func TestCluster(t *testing.T) {
 	s := serve(t, nil, "--cluster-enabled", "yes")
 	s.do(t, "CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-	require.Eventually(t, func() bool { info, _ := s.do(t, "CLUSTER", "INFO").(string); return strings.Contains(info, "cluster_state:ok") }, patience, 10*time.Millisecond)
+	require.Eventually(t, func() bool {
+		info, _ := s.do(t, "CLUSTER", "INFO").(string)
+		return strings.Contains(info, "cluster_state:ok")
+	}, patience, 10*time.Millisecond)
 	store := s.open(t, func(o *redis.Options) { o.Cluster = true })
 	for i, limit := range []config.QuotaLimit{fixedWindow(10, time.Hour), tokenBucket(10, 1, time.Hour)} {
 		for repeat := range 5 {
 			request := quota.Take{Key: numbered(i), Repeat: numbered(100*i + repeat), Amount: 3, BestEffort: true, Limit: limit}
 			want := []int64{3, 3, 3, 1, 0}[repeat]
-			assert.EqualValues(t, want, take(t, store, request).Amount)
-			assert.EqualValues(t, want, take(t, store, request).Amount)
+			assert.Equal(t, want, take(t, store, request).Amount)
+			assert.Equal(t, want, take(t, store, request).Amount)
 		}
 	}
 }

@@ -52,6 +52,7 @@ var denied = rows(
 	deny("policy", "adapter/policy/header", ours("adapter/secret"), ours("template/authorization")),
 	deny("policy", "adapter/policy/jwt", ours("adapter/keyset"), ours("adapter/settings"), "google.golang.org/grpc"),
 	deny("policy", "adapter/policy/apikey", ours("adapter/secret"), ours("template/apikey")),
+	deny("policy", "adapter/policy/quota", ours("adapter/redis"), ours("template/quota"), "istio.io/api/mixer/adapter/model/v1beta1"),
 	deny("policy", "adapter/policy/list", ours("adapter/lists"), ours("adapter/follow"), ours("template/listentry")),
 
 	deny("report", "adapter/report",
@@ -68,6 +69,7 @@ var denied = rows(
 	deny("rooms", "adapter/keyset", ours("adapter"), ours("adapter/mixer"), ours("template/authorization")),
 	deny("rooms", "adapter/lists", ours("adapter"), ours("adapter/mixer")),
 	deny("rooms", "adapter/observe", ours("adapter/mixer")),
+	deny("rooms", "adapter/redis", ours("adapter"), ours("adapter/mixer"), ours("template/quota")),
 	deny("rooms", "adapter/secret", ours("adapter/mixer")),
 	deny("rooms", "adapter/settings", ours("adapter/mixer"), ours("template/authorization")),
 	deny("rooms", "adapter/transport", ours("adapter/mixer")),
@@ -100,6 +102,7 @@ var allowed = rows(
 	deny("", "adapter/policy/list", ours("adapter/attribute"), ours("adapter/policy"), ours("config"), "github.com/gaissmai/bart"),
 	deny("", "adapter/lists", ours("adapter/follow"), ours("adapter/policy/list"), ours("config")),
 	deny("", "adapter/policy/rego", ours("adapter/policy"), "github.com/open-policy-agent/opa/v1/rego"),
+	deny("", "adapter/redis", ours("adapter/policy/quota"), ours("adapter/report/sink/client"), "github.com/redis/go-redis/v9"),
 	deny("", "adapter/policy/jwt", ours("adapter/policy"), "github.com/lestrrat-go/jwx/v3/jws"),
 	deny("", "adapter/keyset", ours("adapter/policy/jwt")),
 	deny("", "adapter/report", ours("config"), ours("adapter/attribute"), ours("adapter/wire")),
