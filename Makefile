@@ -65,7 +65,8 @@ image: ## Build the container image
 test: generate-check proto-breaking test-unit lint lint-proof test-connections test-reports test-sinks test-mixer test-kubernetes test-image ## Run every check there is
 
 .PHONY: test-unit
-test-unit: ## Test the module itself, with the race detector
+test-unit: ## Test the module itself, with the race detector and a real Redis
+	hack/redis.sh
 	hack/test-race.sh ./...
 	go -C tools/proto test ./...
 
@@ -83,7 +84,8 @@ test-sinks: ## Test sinks against a real OpenTelemetry Collector and a fake Kafk
 	go -C test/collector/sink test -count=1 -timeout=20m ./...
 
 .PHONY: test-mixer
-test-mixer: build mixer-binaries ## Test against the real Mixer of three Istio releases
+test-mixer: build mixer-binaries ## Test against the real Mixer of three Istio releases, and a real Redis
+	hack/redis.sh
 	TOLLGATE_BIN=bin/tollgate go -C test/mixer test -count=1 -timeout=30m ./...
 
 .PHONY: test-kubernetes

@@ -19,15 +19,15 @@ func Input(handler *config.Handler, request *policy.Request, d *policy.Decision)
 }
 
 // input returns the JSON of what was decided on, in the shape of Rego's input, without what the handler drops and with a mask over
-// what it masks and over credentials. The identity is that of the API key that was accepted.
-func input(handler *config.Handler, request *policy.Request, identity string) string {
+// what it masks and over credentials. Of the decision it has whose API key was accepted, and how much of a quota was granted.
+func input(handler *config.Handler, request *policy.Request, decision *policy.Decision) string {
 	h := hider{handler}
 	document := map[string]any{}
 	if s := request.Subject; s != nil {
 		subject := map[string]any{}
 		h.field(subject, "user", "subject.user", s.User)
 		h.field(subject, "groups", "subject.groups", s.Groups)
-		h.properties(subject, s.Properties, false)
+		h.properties(subject, "properties", s.Properties, false)
 		document["subject"] = subject
 	}
 	if a := request.Action; a != nil {
@@ -36,7 +36,7 @@ func input(handler *config.Handler, request *policy.Request, identity string) st
 		h.field(action, "service", "action.service", a.Service)
 		h.field(action, "method", "action.method", a.Method)
 		h.field(action, "path", "action.path", a.Path)
-		h.properties(action, a.Properties, true)
+		h.properties(action, "properties", a.Properties, true)
 		document["action"] = action
 	}
 	if v := request.Value; v != nil {
@@ -55,7 +55,12 @@ func input(handler *config.Handler, request *policy.Request, identity string) st
 		}
 		document["api"] = api
 	}
-	h.field(document, "key", "key", identity)
+	if q := request.Quota; q != nil {
+		quota := map[string]any{"amount": q.Amount, "best_effort": q.BestEffort, "granted": decision.Granted}
+		h.properties(quota, "dimensions", q.Dimensions, false)
+		document["quota"] = quota
+	}
+	h.field(document, "key", "key", decision.Identity)
 	encoded, err := json.Marshal(document)
 	if err != nil { // there is no value in it that JSON does not know
 		return ""
@@ -86,7 +91,7 @@ func (h hider) value(into map[string]any, key, path string, v attribute.Value) {
 	}
 }
 
-func (h hider) properties(into map[string]any, properties attribute.Map, action bool) {
+func (h hider) properties(into map[string]any, key string, properties attribute.Map, action bool) {
 	if len(properties) == 0 {
 		return
 	}
@@ -100,7 +105,7 @@ func (h hider) properties(into map[string]any, properties attribute.Map, action 
 			shown[p.Name] = value(p.Value)
 		}
 	}
-	into["properties"] = shown
+	into[key] = shown
 }
 
 // credential reports whether a property is one that a check compares, or is called as HTTP calls credentials.

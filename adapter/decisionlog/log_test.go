@@ -306,11 +306,18 @@ func TestInput(t *testing.T) {
 	properties := `"bool":true,"double":0.5,"duration":1.5,"inf":"+Inf","int":7,"ip":"10.0.0.1","key":"visible","nan":"NaN","neg":"-Inf","time":"1970-01-01T00:00:00.000000005Z","token":"***","unknown":null`
 	value, made := attribute.OfText(attribute.String, "10.0.0.1"), attribute.OfTimestamp(0, 0)
 	call := &policy.Request{Value: &value, API: &policy.API{Name: "n", Version: "v", Operation: "o", Key: "planted", Time: &made}}
+	quota := &policy.Request{Quota: &policy.Quota{Amount: 7, BestEffort: true, Dimensions: attribute.Map{
+		{Name: "user", Value: attribute.OfText(attribute.String, "alice")},
+		{Name: "size", Value: attribute.OfInt64(5)},
+		{Name: "cookie", Value: attribute.OfText(attribute.String, "planted")},
+	}}}
 	for name, c := range map[string]struct {
 		log     config.DecisionLog
 		request *policy.Request
 		want    string
 	}{
+		"a quota":                 {config.DecisionLog{}, quota, `{"key":"partner","quota":{"amount":7,"best_effort":true,"dimensions":{"cookie":"***","size":5,"user":"alice"},"granted":3}}`},
+		"a quota, masked":         {config.DecisionLog{Mask: []string{"user"}, Drop: []string{"size", "key"}}, quota, `{"quota":{"amount":7,"best_effort":true,"dimensions":{"cookie":"***","user":"***"},"granted":3}}`},
 		"an API call, by a key":   {config.DecisionLog{}, call, `{"api":{"key":"***","name":"n","operation":"o","timestamp":"1970-01-01T00:00:00Z","version":"v"},"key":"partner","value":"10.0.0.1"}`},
 		"an API call, masked":     {config.DecisionLog{Mask: []string{"api.name", "value", "key", "api.timestamp"}}, call, `{"api":{"key":"***","name":"***","operation":"o","timestamp":"***","version":"v"},"key":"***","value":"***"}`},
 		"an API call, left out":   {config.DecisionLog{Drop: []string{"api.*", "value", "key"}}, call, `{"api":{}}`},
@@ -331,8 +338,9 @@ func TestInput(t *testing.T) {
 			h.Headers = []config.HeaderCheck{{Property: config.Property{Name: "key"}}}
 			h.APIKeys = []config.APIKeyCheck{{Property: config.Property{Name: "token", Action: true}}, {}}
 			decision := deny
-			if c.request == call {
+			if c.request == call || c.request == quota {
 				decision.Identity = "partner"
+				decision.Granted = 3
 			}
 			a := &acceptor{}
 			log := decisionlog.New(a, decisionlog.Options{})

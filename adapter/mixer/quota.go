@@ -112,7 +112,7 @@ func decodeAmount(message string, quota *policy.Quota) error {
 	for field, typ, ok := r.Next(); ok; field, typ, ok = r.Next() {
 		switch field {
 		case 1:
-			quota.Amount = int64(r.Number(typ)) //nolint:gosec // protobuf's int64 is this
+			quota.Amount = int64(r.Number(typ))
 		case 2:
 			quota.BestEffort = r.Number(typ) != 0
 		default:
@@ -139,8 +139,9 @@ func (d *Door) quota(ctx context.Context, text string) (result *v1beta1.QuotaRes
 		}
 		return err
 	})
+	decision.Asked = max(call.quota.Amount, 0)
 	if decision.Failure != nil && decision.Allowed() {
-		decision.Granted = max(call.quota.Amount, 0)
+		decision.Granted = decision.Asked
 	}
 	elapsed := time.Since(start)
 	decision.ID = d.recorder.Record(d.caller(ctx), handler, &call.request, decision, elapsed)

@@ -35,10 +35,10 @@ func fullQuotaRequest() *quota.HandleQuotaRequest {
 	}
 }
 
-func marshal(t testing.TB, message interface{ Marshal() ([]byte, error) }) string {
-	t.Helper()
+func marshal(tb testing.TB, message interface{ Marshal() ([]byte, error) }) string {
+	tb.Helper()
 	encoded, err := message.Marshal()
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	return string(encoded)
 }
 
@@ -57,10 +57,10 @@ func TestDecodeQuotaReadsEveryField(t *testing.T) {
 	assert.Equal(t, policy.Quota{Amount: 12, BestEffort: true, DedupID: "12requests"}, got.quota)
 }
 
-func quotaSamples(t testing.TB) map[string]string {
-	t.Helper()
+func quotaSamples(tb testing.TB) map[string]string {
+	tb.Helper()
 	samples := instanceSamples()
-	full := marshal(t, fullQuotaRequest())
+	full := marshal(tb, fullQuotaRequest())
 	samples["quota"] = full
 	name := lengthDelimited(instanceNameField, "i")
 	asked := func(instance string, fields ...string) string {
@@ -219,7 +219,7 @@ func TestCountsBelongToTheFingerprint(t *testing.T) {
 	b := mixertest.Params(&configpb.Params{Quotas: []*configpb.Quota{tenAMinute()}})
 	for i, params := range [][]byte{append(append([]byte{}, a...), b...), append(append([]byte{}, b...), a...)} {
 		reply, _ := decisionOf(t, door, seen, mixertest.Quota(params, "", nil, 10, false))
-		assert.EqualValues(t, []int64{10, 0}[i], reply.GrantedAmount)
+		assert.Equal(t, []int64{10, 0}[i], reply.GrantedAmount)
 	}
 	assert.Equal(t, 2, door.quotas.lru.Len())
 }
@@ -342,6 +342,7 @@ func TestQuotaFailures(t *testing.T) {
 				}
 				assert.Equal(t, v1beta1.QuotaResult_Result{GrantedAmount: 7, ValidDuration: config.SingleUse.Duration}, reply, "as asked, for this request alone")
 				assert.EqualValues(t, 7, decision.Granted)
+				assert.EqualValues(t, 7, decision.Asked)
 			}
 		})
 	}

@@ -43,6 +43,7 @@ type Observer struct {
 	decisions *prometheus.CounterVec
 	seconds   *prometheus.HistogramVec
 	compiled  *prometheus.CounterVec
+	amounts   *prometheus.CounterVec
 
 	reports, reportCalls *prometheus.CounterVec
 	refused              *prometheus.CounterVec
@@ -89,11 +90,12 @@ func New(logger *slog.Logger, version string) *Observer {
 		Name: "tollgate_refused_total",
 		Help: "Connections and calls refused before anything was decided, by reason.",
 	}, []string{"reason"})
+	o.amounts = newAmounts()
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "tollgate_build_info", Help: "Always 1; the version is a label.", ConstLabels: prometheus.Labels{"version": version},
 	})
 	build.Set(1)
-	o.registry.MustRegister(o.decisions, o.seconds, o.compiled, o.reports, o.reportCalls, o.refused, build,
+	o.registry.MustRegister(o.decisions, o.seconds, o.compiled, o.amounts, o.reports, o.reportCalls, o.refused, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return o
 }
@@ -120,6 +122,9 @@ func (o *Observer) Decided(handler *config.Handler, instance string, d policy.De
 	}
 	o.counter(key).Inc()
 	o.seconds.WithLabelValues(key.outcome).Observe(elapsed.Seconds())
+	if d.Asked > 0 {
+		o.countAmount(key.handler, d)
+	}
 
 	if d.Failure != nil {
 		if more, ok := o.failures.allow(key.handler + "/" + key.class); ok {

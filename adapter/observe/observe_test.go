@@ -281,6 +281,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	o.CountTransport(access{})
 	o.CountTraces(tracing.New(tracing.Options{}))
 	o.CountReadiness((&readiness.Conditions{}).For)
+	o.CountQuotas(func() int { return 0 })
 	descriptions := make(chan *prometheus.Desc)
 	go func() {
 		defer close(descriptions)
@@ -467,4 +468,23 @@ func TestKeySetsAreCounted(t *testing.T) {
 	assert.Equal(t, map[string]int{"set=idp": 7}, samples(t, o, "tollgate_key_set_age_seconds"), "nothing is known of one that was never read")
 	assert.Equal(t, map[string]int{"result=ok,set=idp": 5, "result=failed,set=idp": 2, "result=ok,set=new": 0, "result=failed,set=new": 1},
 		samples(t, o, "tollgate_key_set_refreshes_total"))
+}
+
+func TestQuotasAreCounted(t *testing.T) {
+	t.Parallel()
+	o, _ := newObserver(t, "error")
+	o.CountQuotas(func() int { return 5 })
+	shop := &config.Handler{Name: "shop"}
+	o.Decided(shop, "i", policy.Decision{Asked: 7, Granted: 7}, 0)
+	o.Decided(shop, "i", policy.Decision{Asked: 7, Granted: 3}, 0)
+	o.Decided(shop, "i", policy.Decision{Code: config.ResourceExhausted, Asked: 7}, 0)
+	o.Decided(shop, "i", policy.Decision{Code: config.Unavailable, Asked: 7, Failure: policy.Fail(config.Timeout, "")}, 0)
+	o.Decided(nil, "i", policy.Decision{Asked: 7, Granted: 7, Failure: policy.Fail(config.Timeout, "")}, 0)
+	o.Decided(shop, "i", policy.Decision{}, 0)
+	assert.Equal(t, map[string]int{"handler=shop,result=granted": 10, "handler=shop,result=refused": 18, "handler=unknown,result=failed_open": 7},
+		samples(t, o, "tollgate_quota_amount_total"))
+	assert.Equal(t, map[string]int{"": 5}, samples(t, o, "tollgate_quota_counts"))
+	assert.Equal(t, map[string]int{
+		"class=none,handler=shop,outcome=allow": 3, "class=none,handler=shop,outcome=deny": 1, "class=timeout,handler=shop,outcome=failed_closed": 1, "class=timeout,handler=unknown,outcome=failed_open": 1,
+	}, samples(t, o, "tollgate_decisions_total"))
 }

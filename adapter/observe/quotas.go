@@ -1,6 +1,31 @@
 package observe
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tollgate-mesh/tollgate/adapter/policy"
+)
+
+func newAmounts() *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "tollgate_quota_amount_total",
+		Help: "Amounts that were asked of quotas by handler and result (granted, refused; failed_open where they were granted for a failure).",
+	}, []string{"handler", "result"})
+}
+
+// countAmount counts what a quota call asked for, by what became of it.
+func (o *Observer) countAmount(handler string, d policy.Decision) {
+	granted := "granted"
+	if d.Failure != nil {
+		granted = "failed_open"
+	}
+	if d.Granted > 0 {
+		o.amounts.WithLabelValues(handler, granted).Add(float64(d.Granted))
+	}
+	if refused := d.Asked - d.Granted; refused > 0 {
+		o.amounts.WithLabelValues(handler, "refused").Add(float64(refused))
+	}
+}
 
 // CountQuotas makes the number of counts in memory a metric.
 func (o *Observer) CountQuotas(counts func() int) {

@@ -19,6 +19,8 @@ type Decision struct {
 	HTTP *config.HTTPResponse
 	// Lifetime bounds the reuse of the answer. An allow's is reusable or SingleUse; a denial's may be zero.
 	Lifetime config.Lifetime
+	// Asked is how much a quota call asked for; 0 for a check.
+	Asked int64
 	// Granted is how much a quota call may take; 0 for a check, and where Code is not OK.
 	Granted int64
 	// Check names the check that decided.

@@ -206,7 +206,7 @@ func TestTimePasses(t *testing.T) {
 		var micros int64
 		_, err := fmt.Sscan(then, &micros)
 		require.NoError(t, err, then)
-		s.do(t, "HSET", keys[0], field, fmt.Sprint(micros-by.Microseconds()))
+		s.do(t, "HSET", keys[0], field, micros-by.Microseconds())
 	}
 	request := quota.Take{Amount: 100, BestEffort: true, Limit: fixedWindow(10, time.Hour)}
 	assert.EqualValues(t, 10, take(t, store, request).Amount)
@@ -371,8 +371,8 @@ func TestCluster(t *testing.T) {
 		for repeat := range 5 {
 			request := quota.Take{Key: numbered(i), Repeat: numbered(100*i + repeat), Amount: 3, BestEffort: true, Limit: limit}
 			want := []int64{3, 3, 3, 1, 0}[repeat]
-			assert.EqualValues(t, want, take(t, store, request).Amount)
-			assert.EqualValues(t, want, take(t, store, request).Amount)
+			assert.Equal(t, want, take(t, store, request).Amount)
+			assert.Equal(t, want, take(t, store, request).Amount)
 		}
 	}
 }

@@ -403,6 +403,7 @@ func TestBounds(t *testing.T) {
 		least, most int64
 		problem     string
 	}{
+		{"limits.quota_counts", func(s *settings.Settings, v int64) { s.Limits.QuotaCounts = int(v) }, 1, 10_000_000, "use 1 to 10000000"},
 		{"connections.max", func(s *settings.Settings, v int64) { s.Connections.Max = int(v) }, 1, 1 << 20, "use 1 to 1048576"},
 		{"connections.max_per_address", func(s *settings.Settings, v int64) { s.Connections.MaxPerAddress = int(v) }, 1, 1 << 20, "use 1 to 1048576"},
 		{"connections.streams", func(s *settings.Settings, v int64) { s.Connections.Streams = int(v) }, 1, 1 << 20, "use 1 to 1048576"},
@@ -492,6 +493,7 @@ func TestValidate(t *testing.T) {
 				`limits.handlers.retry_after is 0s; use 100ms to 1h0m0s`,
 				`limits.message_bytes is 0; use 8388608 to 1073741824`,
 				`limits.concurrent_checks is 0; use 1 to 1048576`,
+				`limits.quota_counts is 0; use 1 to 10000000`,
 				`limits.handlers.entries is 0; use 1 to 1048576`,
 				`limits.handlers.bytes is 0; use 65536 to 1073741824`,
 				`limits.handlers.compiling is 0; use 1 to 256`,
@@ -573,6 +575,37 @@ func TestLists(t *testing.T) {
 		require.NoError(t, s.Validate())
 	}
 	assert.Equal(t, 48*time.Hour, settings.List{Refresh: 24 * time.Hour}.WithDefaults().MaxStale)
+}
+
+func TestRedis(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		name    string
+		redis   settings.Redis
+		problem string
+	}{
+		"one":           {"main", settings.Redis{Addresses: []string{"redis:6379"}, Database: 3, Username: "u", Password: settings.ClientCredential{File: "/p"}}, ""},
+		"a cluster":     {"main", settings.Redis{Addresses: []string{"a:1", "[::1]:2"}, Cluster: true}, ""},
+		"bounds":        {"main", settings.Redis{Addresses: []string{"a:1"}, Timeout: 10 * time.Second, Connections: 1 << 16, Database: 1 << 20}, ""},
+		"names":         {"A b", settings.Redis{Addresses: []string{"a:1"}}, `redis has "A b"; name a store with at most 63 of a-z, 0-9, '_' and '-', a letter or digit at both ends`},
+		"nowhere":       {"main", settings.Redis{}, "redis.main.addresses is missing; name one as host:port"},
+		"no cluster":    {"main", settings.Redis{Addresses: []string{"a:1", "b:2"}}, "redis.main.addresses has 2; keep one, or set cluster to true if they are nodes of a cluster"},
+		"no addresses":  {"main", settings.Redis{Addresses: []string{"a", ":1", "a:0", "redis://a:1"}, Cluster: true}, `redis.main.addresses[0] is "a"; write host:port` + "\n" + `redis.main.addresses[1] is ":1"; write host:port` + "\n" + `redis.main.addresses[2] is "a:0"; write host:port` + "\n" + `redis.main.addresses[3] is "redis://a:1"; write host:port`},
+		"database":      {"main", settings.Redis{Addresses: []string{"a:1"}, Cluster: true, Database: 1}, "redis.main.database is 1; a cluster has none but 0"},
+		"no password":   {"main", settings.Redis{Addresses: []string{"a:1"}, Username: "u"}, `redis.main.username is "u" without a password.file; name the file that has the password`},
+		"out of bounds": {"main", settings.Redis{Addresses: []string{"a:1"}, Database: -1, Timeout: 1, Connections: -1}, "redis.main.database is -1; use 0 to 1048576\nredis.main.timeout is 1ns; use 1ms to 10s\nredis.main.connections is -1; use 1 to 65536"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := settings.Default()
+			s.Redis = map[string]settings.Redis{c.name: c.redis}
+			if c.problem == "" {
+				assert.NoError(t, s.Validate())
+			} else {
+				assert.EqualError(t, s.Validate(), c.problem)
+			}
+		})
+	}
 }
 
 // keys returns the path of every setting in the file. NAME stands for what the file chooses.

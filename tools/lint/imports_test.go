@@ -53,6 +53,7 @@ var denied = rows(
 	deny("policy", "adapter/policy/jwt", ours("adapter/keyset"), ours("adapter/settings"), "google.golang.org/grpc"),
 	deny("policy", "adapter/policy/apikey", ours("adapter/secret"), ours("template/apikey")),
 	deny("policy", "adapter/policy/basic", ours("adapter/htpasswd"), ours("adapter/follow")),
+	deny("policy", "adapter/policy/quota", ours("adapter/redis"), ours("template/quota"), "istio.io/api/mixer/adapter/model/v1beta1"),
 	deny("policy", "adapter/policy/list", ours("adapter/lists"), ours("adapter/follow"), ours("template/listentry")),
 
 	deny("report", "adapter/report",
@@ -72,6 +73,7 @@ var denied = rows(
 	deny("rooms", "adapter/lists", ours("adapter"), ours("adapter/mixer")),
 	deny("rooms", "adapter/observe", ours("adapter/mixer")),
 	deny("rooms", "adapter/readiness", ours("adapter"), ours("adapter/mixer")),
+	deny("rooms", "adapter/redis", ours("adapter"), ours("adapter/mixer"), ours("template/quota")),
 	deny("rooms", "adapter/secret", ours("adapter/mixer")),
 	deny("rooms", "adapter/settings", ours("adapter/mixer"), ours("template/authorization")),
 	deny("rooms", "adapter/tracing", ours("adapter"), ours("adapter/mixer")),
@@ -105,6 +107,7 @@ var allowed = rows(
 	deny("", "adapter/policy/list", ours("adapter/attribute"), ours("adapter/policy"), ours("config"), "github.com/gaissmai/bart"),
 	deny("", "adapter/lists", ours("adapter/follow"), ours("adapter/policy/list"), ours("config")),
 	deny("", "adapter/policy/rego", ours("adapter/policy"), "github.com/open-policy-agent/opa/v1/rego"),
+	deny("", "adapter/redis", ours("adapter/policy/quota"), ours("adapter/report/sink/client"), "github.com/redis/go-redis/v9"),
 	deny("", "adapter/policy/jwt", ours("adapter/policy"), "github.com/lestrrat-go/jwx/v3/jws"),
 	deny("", "adapter/policy/basic", ours("adapter/policy/credential"), "golang.org/x/crypto/bcrypt"),
 	deny("", "adapter/htpasswd", ours("adapter/follow"), ours("adapter/policy/basic")),

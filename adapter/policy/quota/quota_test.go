@@ -3,9 +3,9 @@ package quota
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"net/netip"
+	"strconv"
 	"testing"
 	"time"
 
@@ -227,7 +227,7 @@ func TestKeys(t *testing.T) {
 	assert.NotEqual(t, countKey("q", "i", nil, named), countKey("q", "i", dimensions("a", ""), named))
 	many := attribute.Map{}
 	for i := range 100 {
-		many = append(many, dimensions(fmt.Sprint(i), fmt.Sprint(i, " of a text that is not short"))...)
+		many = append(many, dimensions(strconv.Itoa(i), strconv.Itoa(i)+" of a text that is not short")...)
 	}
 	assert.NotEqual(t, countKey("q", "i", many, nil), countKey("q", "i", many[:99], nil))
 	assert.Equal(t, "0", many[0].Name, "the request is not changed")
