@@ -15,7 +15,7 @@ import (
 // Input returns what the record of a decision says that was decided on: JSON in the shape of Rego's input, without what the handler
 // drops, and with a mask over what it masks and over credentials. Only records, and who may see those, get to see it.
 func Input(handler *config.Handler, request *policy.Request, d *policy.Decision) string {
-	return input(handler, request, d.Identity)
+	return input(handler, request, d)
 }
 
 // input returns the JSON of what was decided on, in the shape of Rego's input, without what the handler drops and with a mask over
