@@ -62,16 +62,21 @@ type login struct {
 	mac   mac
 }
 
+// lengthBytes is how many bytes tell a length.
+const lengthBytes = 4
+
 func (v *Verifier) login(users *Users, user, password string) login {
 	l := login{password: password}
 	l.hash, l.known = users.hashes[user]
-	m := hmac.New(sha256.New, v.key[:])
 	// Lengths keep what is the user's apart from what is the password's; and a hash is never empty.
-	_, _ = m.Write(binary.BigEndian.AppendUint32(nil, uint32(len(user)))) //nolint:gosec // it is bounded
-	_, _ = m.Write([]byte(user))
-	_, _ = m.Write(binary.BigEndian.AppendUint32(nil, uint32(len(password)))) //nolint:gosec // the same
-	_, _ = m.Write([]byte(password))
-	_, _ = m.Write([]byte(l.hash))
+	text := make([]byte, 0, MaxUserBytes+MaxPasswordBytes+bcryptLength+2*lengthBytes)
+	text = binary.BigEndian.AppendUint32(text, uint32(len(user))) //nolint:gosec // it is bounded
+	text = append(text, user...)
+	text = binary.BigEndian.AppendUint32(text, uint32(len(password))) //nolint:gosec // the same
+	text = append(text, password...)
+	text = append(text, l.hash...)
+	m := hmac.New(sha256.New, v.key[:])
+	_, _ = m.Write(text)
 	l.mac = mac(m.Sum(nil))
 	return l
 }
