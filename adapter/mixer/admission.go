@@ -114,7 +114,7 @@ func (d *Door) BoundReports(limits ReportLimits, checksWait func() bool) {
 }
 
 // admitReport receives and answers a report call when its turn comes, or refuses it.
-func (d *Door) admitReport(ctx context.Context, t reportTemplate, receive receive) (any, error) {
+func (d *Door) admitReport(ctx context.Context, t reportTemplate, receive func() (text string, err error)) (any, error) {
 	if d.admission == nil {
 		text, err := receive()
 		if err != nil {

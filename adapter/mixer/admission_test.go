@@ -140,7 +140,7 @@ func TestSlowReportsHoldNoPlace(t *testing.T) {
 		door.BoundReports(ReportLimits{Calls: 1, Bytes: 1 << 20, Wait: time.Minute}, never)
 		template := reportTemplates[0]
 		text := logEntries(&configpb.Params{Name: "shop"}, nil)
-		after := func(d time.Duration, err error) receive {
+		after := func(d time.Duration, err error) func() (string, error) {
 			return func() (string, error) {
 				time.Sleep(d)
 				return text, err

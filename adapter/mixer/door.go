@@ -134,19 +134,35 @@ func (d *Door) Register(server grpc.ServiceRegistrar) {
 	}
 	d.register(server, quotaService, quotaMethod, once(func(ctx context.Context, text string) any { return d.quota(ctx, text) }))
 	for _, t := range reportTemplates {
-		d.register(server, t.service, t.method, func(ctx context.Context, receive receive) (any, error) {
-			return d.admitReport(ctx, t, receive)
+		d.register(server, t.service, t.method, func(ctx context.Context, in *incoming) (any, error) {
+			return d.admitReport(ctx, t, in.receive)
 		})
 	}
 }
 
-// receive receives a call's message. An error is gRPC's, for the caller.
-type receive func() (text string, err error)
+// incoming is a call whose message has not been received.
+type incoming struct {
+	message
+
+	ctx      context.Context // of the one call that this is
+	method   string
+	decode   func(any) error
+	tooLarge func(ctx context.Context, method string, err error)
+}
+
+// receive receives the message. An error is gRPC's, for the caller.
+func (i *incoming) receive() (text string, err error) {
+	err = i.decode(&i.message)
+	if status.Code(err) == codes.ResourceExhausted && i.tooLarge != nil {
+		i.tooLarge(i.ctx, i.method, err)
+	}
+	return i.text, err
+}
 
 // once makes an answer of one that needs the message at once.
-func once(answer func(ctx context.Context, text string) any) func(ctx context.Context, receive receive) (any, error) {
-	return func(ctx context.Context, receive receive) (any, error) {
-		text, err := receive()
+func once(answer func(ctx context.Context, text string) any) func(ctx context.Context, in *incoming) (any, error) {
+	return func(ctx context.Context, in *incoming) (any, error) {
+		text, err := in.receive()
 		if err != nil {
 			return nil, err
 		}
@@ -154,21 +170,13 @@ func once(answer func(ctx context.Context, text string) any) func(ctx context.Co
 	}
 }
 
-// register describes a template's one method to gRPC. The message is received where the interceptors let the call pass, and answer wants it,
+// register describes a template's one method to gRPC. The message is received where the interceptors let the call pass and answer wants it,
 // not before: a caller who is refused must not make us hold it.
-func (d *Door) register(server grpc.ServiceRegistrar, service, method string, answer func(ctx context.Context, receive receive) (any, error)) {
+func (d *Door) register(server grpc.ServiceRegistrar, service, method string, answer func(ctx context.Context, in *incoming) (any, error)) {
 	info := &grpc.UnaryServerInfo{Server: d, FullMethod: "/" + service + "/" + method}
 	handle := func(_ any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
-		in := &message{}
-		serve := func(ctx context.Context, _ any) (any, error) {
-			return answer(ctx, func() (string, error) {
-				err := decode(in)
-				if status.Code(err) == codes.ResourceExhausted && d.tooLarge != nil {
-					d.tooLarge(ctx, info.FullMethod, err)
-				}
-				return in.text, err
-			})
-		}
+		in := &incoming{ctx: ctx, method: info.FullMethod, decode: decode, tooLarge: d.tooLarge}
+		serve := func(ctx context.Context, _ any) (any, error) { return answer(ctx, in) }
 		if intercept == nil {
 			return serve(ctx, in)
 		}
