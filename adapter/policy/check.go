@@ -16,6 +16,14 @@ type Check interface {
 	Evaluate(ctx context.Context, request *Request) Verdict
 }
 
+// Quick is implemented by checks that may have an answer at hand. Such a one is asked before [Check.Evaluate], at once: without a
+// deadline, a goroutine or a place at the gate.
+type Quick interface {
+	// Remembered gives the verdict on an earlier request that was the same in all that the check looks at; false where it has none.
+	// It never blocks.
+	Remembered(request *Request) (Verdict, bool)
+}
+
 // Cost orders checks.
 type Cost uint8
 
@@ -57,6 +65,8 @@ type Verdict struct {
 	// Identity is whose API key was accepted, for the checks that come after and for records; empty for nobody's. Only where the
 	// result is Passed.
 	Identity string
+	// Remembered is set by the policy where the check had the answer at hand.
+	Remembered bool
 	// Denial overrides what the handler says denied callers are told; nil leaves it. Only where the result is Denied.
 	Denial *config.Denial
 	// Failure is set where the result is Failed.

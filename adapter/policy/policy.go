@@ -87,14 +87,19 @@ func (p *Policy) evaluate(ctx context.Context, request *Request) Decision {
 		request = request.after(verdict)
 		decided = combined.add(p.checks[next].Name(), verdict)
 	}
-	if next < len(p.checks) && !decided {
-		ctx, cancel := context.WithDeadline(ctx, Deadline(ctx, p.timeout))
-		defer cancel()
-		for ; next < len(p.checks) && !decided; next++ {
-			verdict := p.askWithin(ctx, p.checks[next], request)
-			request = request.after(verdict)
-			decided = combined.add(p.checks[next].Name(), verdict)
+	for limited := false; next < len(p.checks) && !decided; next++ {
+		verdict, ok := recall(p.checks[next], request)
+		if !ok {
+			if !limited {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithDeadline(ctx, Deadline(ctx, p.timeout))
+				defer cancel()
+				limited = true
+			}
+			verdict = p.askWithin(ctx, p.checks[next], request)
 		}
+		request = request.after(verdict)
+		decided = combined.add(p.checks[next].Name(), verdict)
 	}
 	d := combined.decision()
 	d.Identity = request.Identity
@@ -144,14 +149,35 @@ func (p *Policy) askWithin(ctx context.Context, check Check, request *Request) V
 	}
 }
 
+// recall asks a check for an answer that it has at hand.
+func recall(check Check, request *Request) (v Verdict, ok bool) {
+	quick, ok := check.(Quick)
+	if !ok {
+		return v, false
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			v, ok = panicked(check, r), true
+		}
+	}()
+	if v, ok = quick.Remembered(request); ok {
+		v.Remembered = true
+	}
+	return v, ok
+}
+
 // ask evaluates a check and makes a panic a failure.
 func ask(ctx context.Context, check Check, request *Request) (v Verdict) {
 	defer func() {
 		if r := recover(); r != nil {
-			v = Failing(Fail(config.Panic, "check %s panicked: %s\n%s", check.Name(), panicText(r), debug.Stack()))
+			v = panicked(check, r)
 		}
 	}()
 	return check.Evaluate(ctx, request)
+}
+
+func panicked(check Check, r any) Verdict {
+	return Failing(Fail(config.Panic, "check %s panicked: %s\n%s", check.Name(), panicText(r), debug.Stack()))
 }
 
 // panicText describes a panic without the value: only the runtime's own panics are sure to hold nothing of the request.

@@ -15,7 +15,10 @@ import (
 
 // Kind compiles Rego checks. Built-ins that reach the network or read the process are not available to policies: a policy
 // that names one does not compile.
-type Kind struct{}
+type Kind struct {
+	// Cache bounds what policies remember; nil for nothing.
+	Cache *Cache
+}
 
 // The reasons of Rego verdicts whose policy gives none of its own.
 const (
@@ -24,7 +27,7 @@ const (
 )
 
 // Compile returns the handler's Rego check, if it has one.
-func (Kind) Compile(handler *config.Handler) ([]policy.Check, config.Problems) {
+func (k Kind) Compile(handler *config.Handler) ([]policy.Check, config.Problems) {
 	if handler.Rego == nil {
 		return nil, nil
 	}
@@ -45,7 +48,7 @@ func (Kind) Compile(handler *config.Handler) ([]policy.Check, config.Problems) {
 	if len(problems) > 0 {
 		return nil, problems
 	}
-	program, problems := newProgram(library, decision)
+	program, problems := newProgram(library, decision, k.Cache)
 	if len(problems) > 0 {
 		return nil, problems
 	}
@@ -67,5 +70,12 @@ func (c *check) Evaluate(ctx context.Context, request *policy.Request) policy.Ve
 	if failure != nil {
 		return policy.Failing(failure)
 	}
-	return c.verdict(value)
+	verdict := c.verdict(value)
+	c.program.remember(request, verdict)
+	return verdict
+}
+
+// Remembered returns the verdict on an earlier request that had the same in all that the policy reads; see [policy.Quick].
+func (c *check) Remembered(request *policy.Request) (policy.Verdict, bool) {
+	return c.program.remembered(request)
 }
