@@ -94,6 +94,8 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 	reports := s.Reports.WithDefaults()
 	decisions := decisionlog.New(pipeline, decisionlog.Options{Sinks: pipeline.Sinks(), Default: reports.DefaultSinks, Complain: observer.DecisionsDropped})
 	observer.CountDecisionLog(decisions)
+	remembered := rego.NewCache(s.Limits.DecisionCache.Bytes, s.Limits.DecisionCache.HandlerBytes)
+	observer.CountDecisionCache(remembered.Stats)
 	compiler := &policy.Compiler{
 		Kinds: []policy.Kind{
 			header.Kind{Secrets: headerSecrets{secrets}},
@@ -101,7 +103,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 			jwt.Kind{KeySets: jwtKeySets{keySets}, Cache: jwt.NewCache(tokenCacheEntries, tokenCacheBytes)},
 			apikey.Kind{Secrets: keySecrets{secrets}},
 			list.Kind{Sources: named},
-			rego.Kind{},
+			rego.Kind{Cache: remembered},
 		},
 		Timeout: s.EvaluationTimeout,
 		Gate:    policy.NewGate(s.Limits.ConcurrentChecks, s.Limits.QueueWait),

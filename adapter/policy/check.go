@@ -24,6 +24,12 @@ type Quick interface {
 	Remembered(request *Request) (Verdict, bool)
 }
 
+// Wide is implemented by checks that can tell whether they look at the whole of every request.
+type Wide interface {
+	// ReadsEverything names what makes the check do so, and where; nothing where it does not.
+	ReadsEverything() []string
+}
+
 // Cost orders checks.
 type Cost uint8
 

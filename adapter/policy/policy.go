@@ -196,6 +196,17 @@ func Broken(handler *config.Handler, failure *Failure) *Policy {
 // Failure returns why the policy cannot decide; nil where it can.
 func (p *Policy) Failure() *Failure { return p.broken }
 
+// ReadsEverything returns why requests are told apart by all that is in them, where a check does so without need; see [Wide].
+func (p *Policy) ReadsEverything() []string {
+	var because []string
+	for _, check := range p.checks {
+		if wide, ok := check.(Wide); ok {
+			because = append(because, wide.ReadsEverything()...)
+		}
+	}
+	return because
+}
+
 // Checks returns the names of the policy's checks in the order in which they run.
 func (p *Policy) Checks() []string {
 	names := make([]string, 0, len(p.checks))

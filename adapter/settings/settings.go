@@ -76,6 +76,15 @@ type Limits struct {
 	QueueWait time.Duration `yaml:"queue_wait"`
 	// Handlers bounds the cache of compiled handlers.
 	Handlers Handlers `yaml:"handlers"`
+	// DecisionCache bounds what policies remember of their answers.
+	DecisionCache DecisionCache `yaml:"decision_cache"`
+}
+
+// DecisionCache bounds what policies remember of their answers. Nothing is remembered where either is 0.
+type DecisionCache struct {
+	// Bytes is how much memory it may take in all, HandlerBytes how much for one handler.
+	Bytes        int `yaml:"bytes"`
+	HandlerBytes int `yaml:"handler_bytes"`
 }
 
 // Handlers bounds the cache of compiled handlers.
@@ -114,6 +123,7 @@ func Default() Settings {
 			ConcurrentChecks: 256,
 			QueueWait:        10 * time.Millisecond,
 			Handlers:         Handlers{Entries: 256, Bytes: 4 << 20, Compiling: 4, Waiting: 64, RetryAfter: 5 * time.Second},
+			DecisionCache:    DecisionCache{Bytes: 64 << 20, HandlerBytes: 16 << 20},
 		},
 		Reports:  Reports{Flush: 5 * time.Second},
 		Shutdown: Shutdown{Timeout: 10 * time.Second},
@@ -250,6 +260,8 @@ func (s Settings) Validate() error {
 		{"limits.handlers.bytes", s.Limits.Handlers.Bytes, 64 << 10, 1 << 30},
 		{"limits.handlers.compiling", s.Limits.Handlers.Compiling, 1, 256},
 		{"limits.handlers.waiting", s.Limits.Handlers.Waiting, 0, 1 << 20},
+		{"limits.decision_cache.bytes", s.Limits.DecisionCache.Bytes, 0, 1 << 40},
+		{"limits.decision_cache.handler_bytes", s.Limits.DecisionCache.HandlerBytes, 0, 1 << 40},
 	} {
 		add(n.value < n.least || n.value > n.most, "%s is %d; use %d to %d", n.key, n.value, n.least, n.most)
 	}

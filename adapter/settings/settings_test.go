@@ -98,6 +98,9 @@ limits:
     compiling: 6
     waiting: 7
     retry_after: 8s
+  decision_cache:
+    bytes: 26
+    handler_bytes: 27
 reports:
   directory: /spool
   default_sinks: [a, b]
@@ -199,7 +202,8 @@ func TestParseReadsEverySetting(t *testing.T) {
 		},
 		Limits: settings.Limits{
 			MessageBytes: 1, ConcurrentChecks: 2, QueueWait: 3 * time.Millisecond,
-			Handlers: settings.Handlers{Entries: 4, Bytes: 5, Compiling: 6, Waiting: 7, RetryAfter: 8 * time.Second},
+			Handlers:      settings.Handlers{Entries: 4, Bytes: 5, Compiling: 6, Waiting: 7, RetryAfter: 8 * time.Second},
+			DecisionCache: settings.DecisionCache{Bytes: 26, HandlerBytes: 27},
 		},
 		Reports: settings.Reports{
 			Directory: "/spool", DefaultSinks: []string{"a", "b"}, Flush: 11 * time.Second,

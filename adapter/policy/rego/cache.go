@@ -34,12 +34,12 @@ func NewCache(bytes, handlerBytes int) *Cache {
 	return c
 }
 
-// CacheStats are counts since the start, and Bytes and Entries what there is now.
+// CacheStats are counts since the start, and of what there is now.
 type CacheStats struct {
 	// Hits are requests that were answered from memory, Misses those that could have been. Evictions made room.
 	Hits, Misses, Evictions uint64
-	// Bytes are those of keys and answers with what it takes to keep them, estimated.
-	Bytes int
+	// Entries are the answers there are now, Bytes those of keys and answers with what it takes to keep them, estimated.
+	Entries, Bytes int
 }
 
 // Stats returns the counts. A nil cache has none.
@@ -49,7 +49,13 @@ func (c *Cache) Stats() CacheStats {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return CacheStats{Hits: c.hits.Load(), Misses: c.misses.Load(), Evictions: c.evictions.Load(), Bytes: c.bytes}
+	stats := CacheStats{Hits: c.hits.Load(), Misses: c.misses.Load(), Evictions: c.evictions.Load(), Bytes: c.bytes}
+	for _, a := range c.ofAll.Keys() {
+		a.mu.Lock()
+		stats.Entries += a.lru.Len()
+		a.mu.Unlock()
+	}
+	return stats
 }
 
 // answers is what one program answered to which requests.

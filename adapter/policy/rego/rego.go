@@ -75,6 +75,19 @@ func (c *check) Evaluate(ctx context.Context, request *policy.Request) policy.Ve
 	return verdict
 }
 
+// ReadsEverything names the constructs that make the policy read the whole input; see [policy.Wide].
+func (c *check) ReadsEverything() []string {
+	found := c.program.analysis
+	if !found.ReadsEverything() {
+		return nil
+	}
+	because := make([]string, 0, len(found.Widened))
+	for _, widened := range found.Widened {
+		because = append(because, widened.String())
+	}
+	return because
+}
+
 // Remembered returns the verdict on an earlier request that had the same in all that the policy reads; see [policy.Quick].
 func (c *check) Remembered(request *policy.Request) (policy.Verdict, bool) {
 	return c.program.remembered(request)
