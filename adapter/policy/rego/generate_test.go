@@ -26,8 +26,8 @@ type generator struct {
 	focus string
 
 	// What the rule in work may refer to.
-	helpers, sets, objects, functions int
-	names                             int // of variables
+	helpers, sets, objects, functions, general int
+	names                                      int // of variables
 }
 
 // generated is a policy with two generations of its data.
@@ -44,7 +44,7 @@ func (g *generator) note(construct string) { g.made[construct]++ }
 
 // policy makes a policy whose decision is data.p.allow.
 func (g *generator) policy() generated {
-	g.helpers, g.sets, g.objects, g.functions = 0, 0, 0, 0
+	g.helpers, g.sets, g.objects, g.functions, g.general = 0, 0, 0, 0, 0
 	lib := g.module("lib", "")
 	lib += g.rule("a", "1", g.body(0)) + g.rule("b", `"b"`, g.body(0)) + "c(_) = 1\n"
 	lib += g.rule("f(x)", "x", "is_string(x)") + g.rule("g(x)", `"a"`, "x != 1") + g.rule("user(x)", "x.subject.user", "true")
@@ -115,7 +115,18 @@ func (g *generator) decision() string {
 
 // definition makes a rule for those after it to refer to.
 func (g *generator) definition() string {
-	switch g.IntN(5) {
+	switch g.IntN(6) {
+	case 5:
+		if g.version == ast.RegoV0 {
+			return ""
+		}
+		g.note("general reference")
+		name, key, member := fmt.Sprintf("m%d", g.general), g.variable(), g.variable()
+		body := key + " := " + g.ref() + "; " + member + " := " + g.ref() + "; " + g.body(1)
+		out := name + "[" + key + "] contains " + member + " if { " + body + " }\n"
+		out += g.rule("n"+name[1:]+"."+pick(g, "a", "b")+".x", g.one("true", "REF"), g.body(1))
+		g.general++
+		return out
 	case 0:
 		g.note("partial set")
 		name := fmt.Sprintf("s%d", g.sets)
@@ -336,7 +347,7 @@ var constructs = []struct {
 		`net.cidr_contains("10.0.0.0/8", REF)`, `not regex.match(REF, "a")`, `json.unmarshal(REF) == 1`,
 	}},
 	{name: "built-in", templates: []string{`is_string(REF)`, `type_name(REF) == "null"`, `sprintf("%v", [REF]) == "a"`, `REF < CONST`, `REF >= REF`, `json.marshal(REF) == "1"`}},
-	{name: "volatile built-in", seldom: 10, templates: []string{
+	{name: "volatile built-in", seldom: 40, templates: []string{
 		`time.now_ns() > 0`, `rand.intn("x", 1) == 0`, `is_string(X) with uuid.rfc4122 as data.lib.g; X := "a"`, `data.lib.g(REF) == "a" with data.lib.g as uuid.rfc4122`,
 	}},
 }
@@ -355,6 +366,10 @@ func (g *generator) call() string {
 	}
 	for i := range g.functions {
 		templates = append(templates, fmt.Sprintf("f%d(REF)", i), fmt.Sprintf("not f%d(REF)", i), fmt.Sprintf("f%d(REF) == CONST", i), fmt.Sprintf("is_object(f%d(input))", i))
+	}
+	for i := range g.general {
+		templates = append(templates, fmt.Sprintf("m%d[CONST][REF]", i), fmt.Sprintf("count(m%d) == 1", i), fmt.Sprintf("m%d.a[_] == CONST", i), fmt.Sprintf("not m%d[REF].b", i),
+			fmt.Sprintf("n%d.a.x", i), fmt.Sprintf("not n%d.a.x", i), fmt.Sprintf("n%d[REF].x == CONST", i), fmt.Sprintf("count(n%d) == 1", i))
 	}
 	if len(templates) == 0 {
 		return ""

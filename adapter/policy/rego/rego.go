@@ -31,11 +31,7 @@ func (k Kind) Compile(handler *config.Handler) ([]policy.Check, config.Problems)
 	if handler.Rego == nil {
 		return nil, nil
 	}
-	version := ast.RegoV0
-	if handler.Rego.Version == config.RegoV1 {
-		version = ast.RegoV1
-	}
-	caps := capabilities()
+	version, caps := opaVersion(handler.Rego.Version), capabilities()
 	modules, problems := parse(handler.Rego.Modules, version, caps)
 	decision, err := decisionRef(handler.Rego.Decision)
 	if err != nil {
@@ -53,6 +49,13 @@ func (k Kind) Compile(handler *config.Handler) ([]policy.Check, config.Problems)
 		return nil, problems
 	}
 	return []policy.Check{&check{program: program, denial: handler.Denial}}, nil
+}
+
+func opaVersion(version config.RegoVersion) ast.RegoVersion {
+	if version == config.RegoV1 {
+		return ast.RegoV1
+	}
+	return ast.RegoV0
 }
 
 // check is a handler's Rego check.
