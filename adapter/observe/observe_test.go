@@ -388,7 +388,7 @@ func TestWidePoliciesAreTold(t *testing.T) {
 	compiler := &policy.Compiler{Kinds: []policy.Kind{rego.Kind{}}}
 	handler := *shop
 	for module, because := range map[string][]any{
-		"package p\nallow { walk(input, [_, 1]) }":   {"input as a value at policy[0]:2:14"},
+		"package p\nallow { walk(input, [_, 1]) }":    {"input as a value at policy[0]:2:14"},
 		"package p\nallow { input.subject.user = 1 }": nil,
 	} {
 		handler.Rego = &config.RegoPolicy{Modules: []string{module}, Decision: "data.p.allow", Version: config.RegoV0}

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/metrics"
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/topdown"
 )
@@ -49,7 +50,7 @@ func (q *query) eval(ctx context.Context, input ast.Value) (value ast.Value, err
 	term := ast.NewTerm(input)
 	for i, body := range q.bodies {
 		err := topdown.NewQuery(body).WithCompiler(q.compiler).WithQueryCompiler(q.queries[i]).WithStore(q.store).WithTransaction(q.open).
-			WithInput(term).WithStrictBuiltinErrors(q.strict).WithCancel(cancel).
+			WithInput(term).WithStrictBuiltinErrors(q.strict).WithCancel(cancel).WithMetrics(metrics.NoOp()).
 			Iter(ctx, func(result topdown.QueryResult) error {
 				found := result[answer.Value.(ast.Var)] //nolint:forcetypeassert // see above
 				switch {
