@@ -110,13 +110,13 @@ func analyse(compiler *ast.Compiler, query ast.Body) *Analysis {
 // shortest sorts paths and leaves out what lies within another.
 func shortest(paths []Path) []Path {
 	slices.SortFunc(paths, slices.Compare)
-	kept := paths[:0]
+	kept := []Path{} // not nil: JSON tells an empty list from none
 	for _, path := range paths {
 		if len(kept) == 0 || !kept[len(kept)-1].covers(path) {
 			kept = append(kept, path)
 		}
 	}
-	return slices.Clip(kept)
+	return kept
 }
 
 type walker struct {
