@@ -119,7 +119,10 @@ func benchCompiler(keys *jwt.Keys, remembers bool) *policy.Compiler {
 		tokens, answers = jwt.NewCache(100, 1<<20), rego.NewCache(1<<20, 1<<20)
 	}
 	compiler.Kinds = []policy.Kind{
-		header.Kind{Secrets: noSecrets{}}, jwt.Kind{KeySets: fixedKeys{keys}, Cache: tokens}, apikeys.Kind{Secrets: noKeys{}}, list.Kind{Sources: noLists{}},
+		header.Kind{Secrets: noSecrets{}},
+		jwt.Kind{KeySets: fixedKeys{keys}, Cache: tokens},
+		apikeys.Kind{Secrets: noKeys{}},
+		list.Kind{Sources: noLists{}},
 		rego.Kind{Cache: answers},
 	}
 	return compiler

@@ -87,16 +87,12 @@ func (p *Policy) evaluate(ctx context.Context, request *Request) Decision {
 		request = request.after(verdict)
 		decided = combined.add(p.checks[next].Name(), verdict)
 	}
-	for limited := false; next < len(p.checks) && !decided; next++ {
+	var within budget
+	defer within.end()
+	for ; next < len(p.checks) && !decided; next++ {
 		verdict, ok := recall(p.checks[next], request)
 		if !ok {
-			if !limited {
-				var cancel context.CancelFunc
-				ctx, cancel = context.WithDeadline(ctx, Deadline(ctx, p.timeout))
-				defer cancel()
-				limited = true
-			}
-			verdict = p.askWithin(ctx, p.checks[next], request)
+			verdict = p.askWithin(within.begin(ctx, p.timeout), p.checks[next], request)
 		}
 		request = request.after(verdict)
 		decided = combined.add(p.checks[next].Name(), verdict)
@@ -104,6 +100,25 @@ func (p *Policy) evaluate(ctx context.Context, request *Request) Decision {
 	d := combined.decision()
 	d.Identity = request.Identity
 	return d
+}
+
+// budget is the time that a decision's dear checks have together. It begins with the first that is not answered at once.
+type budget struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+}
+
+func (b *budget) begin(ctx context.Context, timeout time.Duration) context.Context {
+	if b.ctx == nil {
+		b.ctx, b.cancel = context.WithDeadline(ctx, Deadline(ctx, timeout))
+	}
+	return b.ctx
+}
+
+func (b *budget) end() {
+	if b.cancel != nil {
+		b.cancel()
+	}
 }
 
 // Deadline returns when a decision must be there: timeout from now, or earlier where ctx ends earlier, less what the answer

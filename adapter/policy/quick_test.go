@@ -40,16 +40,28 @@ func TestRemembered(t *testing.T) {
 		cached   bool
 		lifetime config.Lifetime
 	}{
-		"pass": {[]policy.Check{quickCheck{evaluates, knows(policy.Verdict{Result: policy.Passed, Reason: "known", Lifetime: config.Lifetime{Duration: time.Second, Uses: 1}})}}, full,
-			"allow", "known", true, config.Lifetime{Duration: time.Second, Uses: 1}},
+		"pass": {
+			[]policy.Check{quickCheck{evaluates, knows(policy.Verdict{Result: policy.Passed, Reason: "known", Lifetime: config.Lifetime{Duration: time.Second, Uses: 1}})}},
+			full,
+			"allow", "known", true,
+			config.Lifetime{Duration: time.Second, Uses: 1},
+		},
 		"deny":        {[]policy.Check{quickCheck{evaluates, knows(policy.Deny("known"))}}, full, "deny", "known", true, config.Lifetime{}},
 		"not known":   {[]policy.Check{quickCheck{evaluates, func(*policy.Request) (policy.Verdict, bool) { return policy.Deny("stale"), false }}}, policy.NewGate(1, 0), "allow", "evaluated", false, long},
 		"gate counts": {[]policy.Check{quickCheck{evaluates, func(*policy.Request) (policy.Verdict, bool) { return policy.Verdict{}, false }}}, full, "failed_closed", "overload", false, config.Lifetime{}},
 		"panic":       {[]policy.Check{quickCheck{evaluates, func(*policy.Request) (policy.Verdict, bool) { panic("bug") }}}, full, "failed_closed", "panic", false, config.Lifetime{}},
-		"two, of which the second decides": {[]policy.Check{evaluates, quickCheck{gives("quick", policy.Compute, policy.Pass("")), knows(policy.Deny("known"))}}, policy.NewGate(1, 0),
-			"deny", "known", true, config.Lifetime{}},
-		"two, of which the first decides": {[]policy.Check{gives("slow", policy.Compute, policy.Deny("no")), quickCheck{evaluates, knows(policy.Deny("known"))}}, policy.NewGate(1, 0),
-			"deny", "no", false, config.Lifetime{}},
+		"two, of which the second decides": {
+			[]policy.Check{evaluates, quickCheck{gives("quick", policy.Compute, policy.Pass("")), knows(policy.Deny("known"))}},
+			policy.NewGate(1, 0),
+			"deny", "known", true,
+			config.Lifetime{},
+		},
+		"two, of which the first decides": {
+			[]policy.Check{gives("slow", policy.Compute, policy.Deny("no")), quickCheck{evaluates, knows(policy.Deny("known"))}},
+			policy.NewGate(1, 0),
+			"deny", "no", false,
+			config.Lifetime{},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

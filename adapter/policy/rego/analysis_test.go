@@ -185,8 +185,10 @@ func TestPartialEvaluation(t *testing.T) {
 		{"f(x) := x\nallow if f(input.value)", "rule p.f may have two values for one request, which is an error"},
 		{"f(x) := 1 if x\nallow if f(input.value)", ""},
 		{"allow if { x := numbers.range(1, 65)[_]; input.value == x }", "it leaves 1 queries and 65 rules; at most 16 and 64 serve"},
-		{"allow if { x := numbers.range(1, 30)[_]; y := numbers.range(1, 30)[_]; z := numbers.range(1, 30)[_]; w := numbers.range(1, 30)[_]; input.value == [x, y, z, w] }",
-			"it takes longer than 50ms"},
+		{
+			"allow if { x := numbers.range(1, 30)[_]; y := numbers.range(1, 30)[_]; z := numbers.range(1, 30)[_]; w := numbers.range(1, 30)[_]; input.value == [x, y, z, w] }",
+			"it takes longer than 50ms",
+		},
 	} {
 		p := load(t, ast.RegoV1, nil, "package p\n"+test.module)
 		assert.Equal(t, test.not, p.analysis.NotPartial, test.module)

@@ -306,7 +306,10 @@ var constructs = []struct {
 	templates []string
 	seldom    int // percent of the times it is kept; 0 is always
 }{
-	{name: "call of a rule"}, {name: "call of a rule"}, {name: "call of a rule"}, {name: "call of a rule"}, // as often as four others
+	{name: "call of a rule"},
+	{name: "call of a rule"},
+	{name: "call of a rule"},
+	{name: "call of a rule"}, // as often as four others
 	{name: "with input", seldom: 30, templates: []string{
 		`data.lib.a with input.subject.user as "a"`, `data.lib.a with input.subject.user as REF`, `not data.lib.b with input.key as "b"`,
 		`data.lib.a with input as {"subject": {"user": REF}, "key": "a"}`, `data.lib.b with input.token.nested.deep as REF with input.value as 1`,

@@ -122,12 +122,10 @@ func (p *projection) input(r *policy.Request) (ast.Value, *policy.Failure) {
 		case part.present(r):
 			o.make(part.section)
 		}
-		switch part.section {
-		case inSubject, inSubjectProperties:
-			o.make(inSubject)
-		case inAction, inActionProperties:
-			o.make(inAction)
-		default:
+		if within := part.section; within == inSubjectProperties || within == inActionProperties {
+			o.make(places[within].parent)
+		} else if within != inAPI {
+			o.make(within)
 		}
 	}
 	if token != nil {

@@ -24,7 +24,7 @@ type query struct {
 	strict bool
 }
 
-var answer = ast.VarTerm("answer")
+const answer = ast.Var("answer")
 
 // newQuery compiles the query for a document of the library.
 func newQuery(l *library, document ast.Ref) (*query, error) {
@@ -33,7 +33,7 @@ func newQuery(l *library, document ast.Ref) (*query, error) {
 		return nil, err
 	}
 	q := &query{compiler: l.compiler, store: l.store, open: open, strict: l.version == ast.RegoV0}
-	return q, q.add(ast.NewBody(ast.Equality.Expr(ast.NewTerm(document), answer)))
+	return q, q.add(ast.NewBody(ast.Equality.Expr(ast.NewTerm(document), ast.NewTerm(answer))))
 }
 
 func (q *query) add(body ast.Body) error {
@@ -52,7 +52,7 @@ func (q *query) eval(ctx context.Context, input ast.Value) (value ast.Value, err
 		err := topdown.NewQuery(body).WithCompiler(q.compiler).WithQueryCompiler(q.queries[i]).WithStore(q.store).WithTransaction(q.open).
 			WithInput(term).WithStrictBuiltinErrors(q.strict).WithCancel(cancel).WithMetrics(metrics.NoOp()).
 			Iter(ctx, func(result topdown.QueryResult) error {
-				found := result[answer.Value.(ast.Var)] //nolint:forcetypeassert // see above
+				found := result[answer]
 				switch {
 				case found == nil:
 					return errors.New("a result has no value")
