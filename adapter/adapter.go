@@ -123,6 +123,8 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		return nil, errors.Join(err, closePipeline(ctx, pipeline), shared.Close())
 	}
 	seen := activity.New()
+	remembered := rego.NewCache(s.Limits.DecisionCache.Bytes, s.Limits.DecisionCache.HandlerBytes)
+	observer.CountDecisionCache(remembered.Stats)
 	compiler := &policy.Compiler{
 		Kinds: []policy.Kind{
 			header.Kind{Secrets: secrets{store}},
@@ -131,7 +133,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 			apikey.Kind{Secrets: secrets{store}},
 			list.Kind{Sources: named},
 			basic.Kind{Files: passwords, Verifier: basic.NewVerifier(s.Limits.ConcurrentChecks)},
-			rego.Kind{},
+			rego.Kind{Cache: remembered},
 		},
 		Timeout: s.EvaluationTimeout,
 		Gate:    gate,

@@ -245,7 +245,7 @@ func (l *Log) sinks(names []string) []string {
 func raw(id string, handler *config.Handler, request *policy.Request, d *policy.Decision, elapsed time.Duration) string {
 	r := &record.Decision{
 		ID: id, Handler: handler.Name, Instance: request.Instance, Outcome: d.Outcome(), Code: d.Code.String(),
-		Check: d.Check, Reason: d.Reason, Revision: d.Revision, Latency: elapsed, Input: input(handler, request, d),
+		Check: d.Check, Reason: d.Reason, Revision: d.Revision, Cached: d.Cached, Latency: elapsed, Input: input(handler, request, d),
 	}
 	if d.Failure != nil {
 		r.Class = d.Failure.Class.String()

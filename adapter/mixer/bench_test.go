@@ -1,8 +1,11 @@
 package mixer
 
 import (
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
@@ -11,93 +14,145 @@ import (
 
 	"github.com/tollgate-mesh/tollgate/adapter/mixer/mixertest"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
+	apikeys "github.com/tollgate-mesh/tollgate/adapter/policy/apikey"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/header"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/jwt"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/list"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/quota"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/rego"
 	"github.com/tollgate-mesh/tollgate/config"
 	"github.com/tollgate-mesh/tollgate/config/configpb"
 	"github.com/tollgate-mesh/tollgate/template/apikey"
 )
 
-// BenchmarkCheck measures the adapter's own work in one process: a call's bytes → decision → the reply's bytes, with a compiled
-// handler and without gRPC, metrics and logs. BenchmarkServer in package adapter measures the whole.
+// BenchmarkCheck measures the adapter's own work in one process, for every kind of check: a call's bytes → decision → the reply's bytes, with
+// a compiled handler and without gRPC, metrics and logs. What is remembered of a request is measured twice: "first" remembers nothing, and
+// "repeated" asks for the same again. BenchmarkServer in package adapter measures the whole.
 func BenchmarkCheck(b *testing.B) {
-	rego := func(source string) *configpb.Params {
+	module := func(source string) *configpb.Params {
 		return &configpb.Params{Policy: []string{source}, CheckMethod: proto.String("data.p.allow")}
 	}
+	property := proto.String(config.AuthKeyProperty)
+	keys, token := signed(b)
+	digest := sha256.Sum256([]byte("abc"))
+	blocks := make([]string, 10_000)
+	for i := range blocks {
+		blocks[i] = fmt.Sprintf("10.%d.%d.0/24", i/256, i%256)
+	}
+	listed := func(entryType configpb.ListCheck_EntryType, entries ...string) []byte {
+		return mixertest.Params(&configpb.Params{Lists: []*configpb.ListCheck{{Listed: configpb.ListCheck_ALLOWED, EntryType: entryType, Entries: entries}}})
+	}
+	tokenParams := &configpb.Params{Jwt: []*configpb.JwtCheck{{SubjectProperty: property, Keys: "idp", Issuers: []string{"i"}, AnyAudience: true}}}
+	claims := module("package p\nallow { input.token.sub == \"alice\" }")
+	claims.Jwt = tokenParams.Jwt
 	for _, c := range []struct {
-		name   string
-		params *configpb.Params
-		token  string
-		code   int32
+		name       string
+		template   int
+		call       []byte
+		code       int32
+		remembered bool // tells first from repeated
 	}{
-		{"header/allow", &configpb.Params{AuthKey: proto.String("abc")}, "abc", 0},
-		{"header/deny", &configpb.Params{AuthKey: proto.String("abc")}, "abd", 7},
-		{"rego/comparison", rego("package p\nallow { input.subject.user == \"alice\" }"), "", 0},
-		{"rego/rules", rego(`package p
+		{"header/allow", 0, mixertest.Call(&configpb.Params{AuthKey: proto.String("abc")}, "abc"), 0, false},
+		{"header/deny", 0, mixertest.Call(&configpb.Params{AuthKey: proto.String("abc")}, "abd"), 7, false},
+		{"apikey/property", 0, mixertest.Call(&configpb.Params{ApiKeys: []*configpb.ApiKeyCheck{{
+			SubjectProperty: property, Keys: []*configpb.ApiKey{{Identity: "i", Sha256: hex.EncodeToString(digest[:])}},
+		}}}, "abc"), 0, false},
+		{"apikey/template", 1, mixertest.APIKey(mixertest.Params(&configpb.Params{ApiKeys: []*configpb.ApiKeyCheck{{
+			Keys: []*configpb.ApiKey{{Identity: "i", Sha256: hex.EncodeToString(digest[:])}},
+		}}}), &apikey.InstanceMsg{Api: "a", ApiKey: "abc"}), 0, false},
+		{"apikey/unknown", 1, mixertest.APIKey(mixertest.Params(&configpb.Params{ApiKeys: []*configpb.ApiKeyCheck{{
+			Keys: []*configpb.ApiKey{{Identity: "i", Sha256: hex.EncodeToString(digest[:])}},
+		}}}), &apikey.InstanceMsg{Api: "a", ApiKey: "abd"}), 7, false},
+		{"jwt", 0, mixertest.Call(tokenParams, token), 0, true},
+		{"jwt and rego", 0, mixertest.Call(claims, token), 0, true},
+		{"list/strings", 2, mixertest.ListEntry(listed(configpb.ListCheck_STRINGS, "curl", "wget"), mixertest.Text("wget")), 0, false},
+		{"list/strings of any case", 2, mixertest.ListEntry(listed(configpb.ListCheck_CASE_INSENSITIVE_STRINGS, "curl", "wget"), mixertest.Text("Wget")), 0, false},
+		{"list/10000 CIDRs", 2, mixertest.ListEntry(listed(configpb.ListCheck_IP_ADDRESSES, blocks...), mixertest.Text("10.5.5.5")), 0, false},
+		{"list/expressions", 2, mixertest.ListEntry(listed(configpb.ListCheck_REGEX, "^c.*l$", "^w.*t$"), mixertest.Text("wget")), 0, false},
+		{"rego/comparison", 0, mixertest.Call(module("package p\nallow { input.subject.user == \"alice\" }"), ""), 0, true},
+		{"rego/rules", 0, mixertest.Call(module(`package p
 policy = [{"rule": {"verbs": ["GET", "POST"], "users": ["bob", "alice"]}}]
 default allow = false
 allow = true {
 	rule = policy[_].rule
 	input.subject.user = rule.users[_]
 	input.action.method = rule.verbs[_]
-}`), "", 0},
+}`), ""), 0, true},
+		{"rego/built-ins", 0, mixertest.Call(module("package p\nallow { lower(input.subject.user) == \"alice\"; startswith(input.action.path, \"/bookings\") }"), ""), 0, true},
+		{"rego/object", 0, mixertest.Call(module(`package p
+allow = {"allow": false, "reason": "bookings", "message": "not today", "headers": {"Retry-After": "60"}} { input.action.service == "bookings" }`), ""), 7, true},
+		{"rego/everything", 0, mixertest.Call(module(`package p
+allow { object.get(input, ["action", "method"], "") == "GET" }`), ""), 0, true},
+		{"rego/checknothing", 3, mixertest.Nothing(mixertest.Params(module("package p\nallow = false"))), 7, true},
 	} {
-		b.Run(c.name, func(b *testing.B) {
-			door := newTestDoor(b, quiet{})
-			codec := NewCodec()
-			text := string(mixertest.Call(c.params, c.token))
-			if got := door.check(b.Context(), checkTemplates[0], text).Status.Code; got != c.code {
-				b.Fatalf("code is %d, not %d", got, c.code)
+		for _, repeated := range []bool{false, true} {
+			name := c.name
+			switch {
+			case !c.remembered && repeated:
+				continue
+			case c.remembered && repeated:
+				name += "/repeated"
+			case c.remembered:
+				name += "/first"
 			}
-			b.ReportAllocs()
-			b.SetBytes(int64(len(text)))
-			for b.Loop() {
-				if _, err := codec.Marshal(door.check(b.Context(), checkTemplates[0], text)); err != nil {
-					b.Fatal(err)
+			b.Run(name, func(b *testing.B) {
+				door := NewDoor(testEngines(benchCompiler(keys, repeated)), testLimits(), quiet{})
+				codec := NewCodec()
+				text := string(c.call)
+				if got := door.check(b.Context(), checkTemplates[c.template], text).Status.Code; got != c.code {
+					b.Fatalf("code is %d, not %d", got, c.code)
 				}
-			}
-		})
+				b.ReportAllocs()
+				b.SetBytes(int64(len(text)))
+				for b.Loop() {
+					if _, err := codec.Marshal(door.check(b.Context(), checkTemplates[c.template], text)); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
 	}
 }
 
-// BenchmarkCheckTemplates measures the same for the other templates, each with the kind of check that goes with it.
-func BenchmarkCheckTemplates(b *testing.B) {
-	digest := strings.Repeat("ab", 32)
-	keyed := mixertest.Params(&configpb.Params{ApiKeys: []*configpb.ApiKeyCheck{{Keys: []*configpb.ApiKey{{Identity: "i", Sha256: digest}}}}})
-	blocks := make([]string, 10_000)
-	for i := range blocks {
-		blocks[i] = fmt.Sprintf("10.%d.%d.0/24", i/256, i%256)
+func benchCompiler(keys *jwt.Keys, remembers bool) *policy.Compiler {
+	compiler := testCompiler()
+	var tokens *jwt.Cache
+	var answers *rego.Cache
+	if remembers {
+		tokens, answers = jwt.NewCache(100, 1<<20), rego.NewCache(1<<20, 1<<20)
 	}
-	listed := mixertest.Params(&configpb.Params{Lists: []*configpb.ListCheck{{
-		Listed: configpb.ListCheck_ALLOWED, EntryType: configpb.ListCheck_IP_ADDRESSES, Entries: blocks,
-	}}})
-	few := mixertest.Params(&configpb.Params{Lists: []*configpb.ListCheck{{Listed: configpb.ListCheck_DENIED, Entries: []string{"curl"}}}})
-	closed := mixertest.Params(&configpb.Params{Policy: []string{"package p\nallow = false"}, CheckMethod: proto.String("data.p.allow")})
-	for _, c := range []struct {
-		name     string
-		template int
-		call     []byte
-		code     int32
-	}{
-		{"apikey/unknown", 1, mixertest.APIKey(keyed, &apikey.InstanceMsg{Api: "a", ApiKey: "abc"}), 7},
-		{"listentry/10000 CIDRs in the handler", 2, mixertest.ListEntry(listed, mixertest.Text("10.5.5.5")), 0},
-		{"listentry/one string", 2, mixertest.ListEntry(few, mixertest.Text("wget")), 0},
-		{"checknothing/rego", 3, mixertest.Nothing(closed), 7},
-	} {
-		b.Run(c.name, func(b *testing.B) {
-			door := newTestDoor(b, quiet{})
-			codec := NewCodec()
-			text := string(c.call)
-			if got := door.check(b.Context(), checkTemplates[c.template], text).Status.Code; got != c.code {
-				b.Fatalf("code is %d, not %d", got, c.code)
-			}
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := codec.Marshal(door.check(b.Context(), checkTemplates[c.template], text)); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
+	compiler.Kinds = []policy.Kind{
+		header.Kind{Secrets: noSecrets{}},
+		jwt.Kind{KeySets: fixedKeys{keys}, Cache: tokens},
+		apikeys.Kind{Secrets: noSecrets{}},
+		list.Kind{Sources: noLists{}},
+		rego.Kind{Cache: answers},
 	}
+	return compiler
+}
+
+// fixedKeys is a key set that never changes, by any name.
+type fixedKeys struct{ keys *jwt.Keys }
+
+func (k fixedKeys) KeySet(string) (jwt.KeySet, bool) { return k, true }
+func (fixedKeys) Symmetric() bool                    { return false }
+func (k fixedKeys) Keys() (*jwt.Keys, error)         { return k.keys, nil }
+func (fixedKeys) Want()                              {}
+
+// signed makes a key and a token that it signed.
+func signed(b *testing.B) (*jwt.Keys, string) {
+	b.Helper()
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	encode := base64.RawURLEncoding.EncodeToString
+	keys, err := jwt.ParseKeys([]byte(`{"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "k", "x": "`+encode(public)+`"}]}`), false)
+	if err != nil {
+		b.Fatal(err)
+	}
+	content := encode([]byte(`{"alg": "EdDSA", "kid": "k"}`)) + "." + encode([]byte(`{"iss": "i", "sub": "alice", "exp": 4102444800}`))
+	return keys, content + "." + encode(ed25519.Sign(private, []byte(content)))
 }
 
 // BenchmarkQuota measures the same for quota calls that are counted in memory, each with an id of its own as Mixer sends them.

@@ -135,7 +135,7 @@ func (o *Observer) Decided(handler *config.Handler, instance string, d policy.De
 	if o.logger.Enabled(context.Background(), slog.LevelDebug) {
 		o.logger.Debug("decision", "handler", key.handler, "instance", instance, "outcome", key.outcome, "code", d.Code.String(),
 			"check", d.Check, "reason", d.Reason, "valid_duration", d.Lifetime.Duration.String(), "valid_use_count", d.Lifetime.Uses,
-			"revision", d.Revision, "elapsed", elapsed.String())
+			"revision", d.Revision, "cached", d.Cached, "elapsed", elapsed.String())
 	}
 }
 
@@ -158,6 +158,9 @@ func (o *Observer) Compiled(p *policy.Policy, elapsed time.Duration) {
 		o.compiled.WithLabelValues("ok").Inc()
 		o.logger.Info("handler compiled", "handler", handler.Name, "fingerprint", handler.Fingerprint, "checks", p.Checks(),
 			"modes", handler.Modes.String(), "elapsed", elapsed.String())
+		if wide := p.ReadsEverything(); len(wide) > 0 {
+			o.logger.Warn("a handler's policy reads the whole input", "handler", handler.Name, "fingerprint", handler.Fingerprint, "because", wide)
+		}
 		return
 	}
 	o.compiled.WithLabelValues(failure.Class.String()).Inc()

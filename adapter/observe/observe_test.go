@@ -25,6 +25,7 @@ import (
 	"github.com/tollgate-mesh/tollgate/adapter/follow"
 	"github.com/tollgate-mesh/tollgate/adapter/observe"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/rego"
 	"github.com/tollgate-mesh/tollgate/adapter/readiness"
 	"github.com/tollgate-mesh/tollgate/adapter/report"
 	"github.com/tollgate-mesh/tollgate/adapter/report/record"
@@ -144,7 +145,7 @@ func TestDecisionLine(t *testing.T) {
 	o.Decided(shop, "auth.instance.ns", allow, 1500*time.Microsecond)
 	assert.Equal(t, []map[string]any{{
 		"level": "DEBUG", "msg": "decision", "handler": "shop", "instance": "auth.instance.ns", "outcome": "allow", "code": "OK", "check": "header/key",
-		"reason": "header_match", "valid_duration": "5s", "valid_use_count": 100.0, "revision": "0123456789ab", "elapsed": "1.5ms",
+		"reason": "header_match", "valid_duration": "5s", "valid_use_count": 100.0, "revision": "0123456789ab", "cached": false, "elapsed": "1.5ms",
 	}}, written.lines(t))
 
 	o.Decided(shop, "auth.instance.ns", failure(config.Timeout, "check rego took longer than its budget"), time.Second)
@@ -155,7 +156,7 @@ func TestDecisionLine(t *testing.T) {
 		},
 		{
 			"level": "DEBUG", "msg": "decision", "handler": "shop", "instance": "auth.instance.ns", "outcome": "failed_open", "code": "OK", "check": "",
-			"reason": "timeout", "valid_duration": "-1s", "valid_use_count": 1.0, "revision": "", "elapsed": "1s",
+			"reason": "timeout", "valid_duration": "-1s", "valid_use_count": 1.0, "revision": "", "cached": false, "elapsed": "1s",
 		},
 	}, written.lines(t))
 
@@ -277,6 +278,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	o.CountKeySets(func() map[string]follow.Stats { return nil })
 	o.CountLists(func() map[string]follow.Stats { return nil })
 	o.CountHtpasswd(func() map[string]follow.Stats { return nil })
+	o.CountDecisionCache(func() rego.CacheStats { return rego.CacheStats{} })
 	o.CountSinks(map[string]report.Sink{"s": &counting{}})
 	o.CountTransport(access{})
 	o.CountTraces(tracing.New(tracing.Options{}))
@@ -371,6 +373,39 @@ func TestAccountsAreMetrics(t *testing.T) {
 			assert.Len(t, samples(t, o, "tollgate_report_dropped_total"), 5)
 			assert.Empty(t, samples(t, o, "tollgate_report_queue_fault"))
 		})
+	}
+}
+
+func TestTheDecisionCacheIsCounted(t *testing.T) {
+	t.Parallel()
+	o, _ := newObserver(t, "error")
+	o.CountDecisionCache(func() rego.CacheStats { return rego.CacheStats{Hits: 1, Misses: 2, Evictions: 3, Entries: 4, Bytes: 5} })
+	for name, want := range map[string]int{"hits_total": 1, "misses_total": 2, "evictions_total": 3, "entries": 4, "bytes": 5} {
+		assert.Equal(t, map[string]int{"": want}, samples(t, o, "tollgate_decision_cache_"+name), name)
+	}
+}
+
+// Who writes a policy that reads everything is told so, once, when it is compiled.
+func TestWidePoliciesAreTold(t *testing.T) {
+	t.Parallel()
+	o, written := newObserver(t, "info")
+	compiler := &policy.Compiler{Kinds: []policy.Kind{rego.Kind{}}}
+	handler := *shop
+	for module, because := range map[string][]any{
+		"package p\nallow { walk(input, [_, 1]) }":    {"input as a value at policy[0]:2:14"},
+		"package p\nallow { input.subject.user = 1 }": nil,
+	} {
+		handler.Rego = &config.RegoPolicy{Modules: []string{module}, Decision: "data.p.allow", Version: config.RegoV0}
+		o.Compiled(compiler.Compile(&handler, nil), time.Millisecond)
+		lines := written.lines(t)
+		if because == nil {
+			assert.Len(t, lines, 1)
+			continue
+		}
+		require.Len(t, lines, 2)
+		assert.Equal(t, map[string]any{
+			"level": "WARN", "msg": "a handler's policy reads the whole input", "handler": "shop", "fingerprint": "0123456789ab", "because": because,
+		}, lines[1])
 	}
 }
 

@@ -24,6 +24,12 @@ type Recaller interface {
 	Recall(request *Request) (verdict Verdict, ok bool)
 }
 
+// Wide is implemented by checks that can tell whether they look at the whole of every request.
+type Wide interface {
+	// ReadsEverything names what makes the check do so, and where; nothing where it does not.
+	ReadsEverything() []string
+}
+
 // Cost orders checks.
 type Cost uint8
 
@@ -69,6 +75,8 @@ type Verdict struct {
 	// Identity is whose API key was accepted, for the checks that come after and for records; empty for nobody's. Only where the
 	// result is Passed.
 	Identity string
+	// Remembered says that this is the answer to an earlier request which had the same in all that the check reads.
+	Remembered bool
 	// Denial overrides what the handler says denied callers are told; nil leaves it. Only where the result is Denied.
 	Denial *config.Denial
 	// Failure is set where the result is Failed.

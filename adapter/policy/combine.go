@@ -117,7 +117,7 @@ func (c *combination) decision() Decision {
 	case failedOpen, failedClosed, standings:
 		d = c.verdict.Failure.Resolve(c.handler.Modes)
 	}
-	d.Check = c.check
+	d.Check, d.Cached = c.check, c.verdict.Remembered
 	return d
 }
 

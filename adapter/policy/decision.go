@@ -27,6 +27,8 @@ type Decision struct {
 	Check string
 	// Reason says why in a stable word or in the policy's own, for logs and records and never for the end user.
 	Reason string
+	// Cached is whether the check that decided gave an answer that it remembered.
+	Cached bool
 	// Identity is whose API key was accepted on the way to the decision; empty for nobody's.
 	Identity string
 	// Revision identifies the policy that decided.

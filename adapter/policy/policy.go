@@ -141,6 +141,7 @@ func (p *Policy) askWithin(ctx context.Context, check Check, request *Request) V
 	verdict := make(chan Verdict, 1)
 	go func() {
 		defer p.gate.leave()
+		growStack(false)
 		verdict <- ask(ctx, check, request)
 	}()
 	select {
@@ -150,6 +151,21 @@ func (p *Policy) askWithin(ctx context.Context, check Check, request *Request) V
 		return Failing(Fail(config.Timeout, "check %s took longer than its budget", check.Name()))
 	}
 }
+
+// growStack makes the stack of a new goroutine as large as programs need it, at once and while there is nothing on it. Else it grows in
+// steps on the way down, each of which copies all that is there, and that takes up to half of the time of a policy. The room is never used:
+// that the function could need it is enough.
+//
+//go:noinline
+func growStack(use bool) {
+	if use {
+		var room [60 << 10]byte
+		fill(&room)
+	}
+}
+
+//go:noinline
+func fill(room *[60 << 10]byte) { room[0] = 1 }
 
 // atOnce gives the verdict of a check that needs no deadline, and false where it has to be asked within one.
 func atOnce(ctx context.Context, check Check, request *Request) (v Verdict, ok bool) {
@@ -205,4 +221,15 @@ func (p *Policy) Checks() []string {
 		names = append(names, check.Name())
 	}
 	return names
+}
+
+// ReadsEverything returns why requests are told apart by all that is in them, where a check does so without need; see [Wide].
+func (p *Policy) ReadsEverything() []string {
+	var because []string
+	for _, check := range p.checks {
+		if wide, ok := check.(Wide); ok {
+			because = append(because, wide.ReadsEverything()...)
+		}
+	}
+	return because
 }

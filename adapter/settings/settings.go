@@ -88,6 +88,8 @@ type Limits struct {
 	Handlers Handlers `yaml:"handlers"`
 	// Reports bounds the report calls that are under way.
 	Reports ReportLimits `yaml:"reports"`
+	// DecisionCache bounds what policies remember of their answers.
+	DecisionCache DecisionCache `yaml:"decision_cache"`
 }
 
 // ReportLimits bounds the report calls that are under way, so that a flood of them takes nothing from checks.
@@ -98,6 +100,13 @@ type ReportLimits struct {
 	Bytes int `yaml:"bytes"`
 	// Wait is how long a call waits for its turn before it is refused.
 	Wait time.Duration `yaml:"wait"`
+}
+
+// DecisionCache bounds what policies remember of their answers. Nothing is remembered where either is 0.
+type DecisionCache struct {
+	// Bytes is how much memory it may take in all, HandlerBytes how much for one handler.
+	Bytes        int `yaml:"bytes"`
+	HandlerBytes int `yaml:"handler_bytes"`
 }
 
 // Handlers bounds the cache of compiled handlers.
@@ -138,6 +147,7 @@ func Default() Settings {
 			QuotaCounts:      100_000,
 			Handlers:         Handlers{Entries: 256, Bytes: 4 << 20, Compiling: 4, Waiting: 64, RetryAfter: 5 * time.Second},
 			Reports:          ReportLimits{Bytes: 64 << 20, Wait: 100 * time.Millisecond},
+			DecisionCache:    DecisionCache{Bytes: 64 << 20, HandlerBytes: 16 << 20},
 		},
 		Reports:   Reports{Flush: 5 * time.Second},
 		Traces:    Traces{SampleOneIn: 100},
@@ -280,6 +290,8 @@ func (s Settings) Validate() error {
 		{"limits.reports.calls", s.Limits.Reports.Calls, 0, 1 << 20},
 		{"limits.reports.bytes", s.Limits.Reports.Bytes, 1 << 20, 1 << 30},
 		{"limits.handlers.waiting", s.Limits.Handlers.Waiting, 0, 1 << 20},
+		{"limits.decision_cache.bytes", s.Limits.DecisionCache.Bytes, 0, 1 << 40},
+		{"limits.decision_cache.handler_bytes", s.Limits.DecisionCache.HandlerBytes, 0, 1 << 40},
 	} {
 		add(n.value < n.least || n.value > n.most, "%s is %d; use %d to %d", n.key, n.value, n.least, n.most)
 	}

@@ -105,6 +105,9 @@ limits:
     calls: 9
     bytes: 10
     wait: 12ms
+  decision_cache:
+    bytes: 26
+    handler_bytes: 27
 redis:
   main:
     addresses: [r:1]
@@ -227,8 +230,9 @@ func TestParseReadsEverySetting(t *testing.T) {
 		Htpasswd: map[string]settings.Htpasswd{"staff": {File: "/staff", MaxStale: 26 * time.Minute}},
 		Limits: settings.Limits{
 			MessageBytes: 1, ConcurrentChecks: 2, QueueWait: 3 * time.Millisecond, QuotaCounts: 26,
-			Handlers: settings.Handlers{Entries: 4, Bytes: 5, Compiling: 6, Waiting: 7, RetryAfter: 8 * time.Second},
-			Reports:  settings.ReportLimits{Calls: 9, Bytes: 10, Wait: 12 * time.Millisecond},
+			Handlers:      settings.Handlers{Entries: 4, Bytes: 5, Compiling: 6, Waiting: 7, RetryAfter: 8 * time.Second},
+			Reports:       settings.ReportLimits{Calls: 9, Bytes: 10, Wait: 12 * time.Millisecond},
+			DecisionCache: settings.DecisionCache{Bytes: 26, HandlerBytes: 27},
 		},
 		Reports: settings.Reports{
 			Directory: "/spool", DefaultSinks: []string{"a", "b"}, Flush: 11 * time.Second,

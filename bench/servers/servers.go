@@ -71,15 +71,41 @@ func Collector(t *testing.T, configuration func(listen string) string) *Server {
 	}
 	build(t, filepath.Join(root, "test", "collector"), "-o", s.binary, ".")
 	s.arguments = []string{"--config=file:" + s.file()}
-	s.ready = func() bool {
-		connection, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.Address)
-		if err == nil {
-			connection.Close()
-		}
-		return err == nil
-	}
+	s.ready = func() bool { return listens(t, s.Address) }
 	s.begin(t)
 	return s
+}
+
+// OPAEnvoy starts opa-envoy-plugin with a policy, in Rego, and the path of its decision. It logs no decisions.
+func OPAEnvoy(t *testing.T, policy, path string) *Server {
+	t.Helper()
+	s := &Server{Address: freeAddress(t), directory: t.TempDir()}
+	s.configuration = func() string {
+		return fmt.Sprintf("plugins: {envoy_ext_authz_grpc: {addr: %q, path: %s}}\n", s.Address, path)
+	}
+	module := filepath.Join(root, "bench", "opa-envoy")
+	var err error
+	if s.binary, err = filepath.Abs(filepath.Join(module, "bin", "opa-envoy-plugin")); err != nil {
+		t.Fatal(err)
+	}
+	build(t, module, "-trimpath", "-o", s.binary, "github.com/open-policy-agent/opa-envoy-plugin/cmd/opa-envoy-plugin")
+	rego := filepath.Join(s.directory, "policy.rego")
+	if err := os.WriteFile(rego, []byte(policy), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.arguments = []string{"run", "--server", "--addr", freeAddress(t), "--config-file", s.file(), "--log-level", "error", "--skip-version-check", rego}
+	s.ready = func() bool { return listens(t, s.Address) }
+	s.begin(t)
+	return s
+}
+
+func listens(t *testing.T, address string) bool {
+	t.Helper()
+	connection, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", address)
+	if err == nil {
+		connection.Close()
+	}
+	return err == nil
 }
 
 func build(t *testing.T, directory string, arguments ...string) {

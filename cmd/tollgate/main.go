@@ -30,6 +30,6 @@ func rootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(serveCommand(), healthcheckCommand(), operatorconfigCommand(), certsCommand(), spoolCommand(), versionCommand())
+	root.AddCommand(serveCommand(), healthcheckCommand(), operatorconfigCommand(), certsCommand(), spoolCommand(), policyCommand(), versionCommand())
 	return root
 }

@@ -25,25 +25,6 @@ var pure = func() map[string]bool {
 	return names
 }()
 
-// volatileBuiltin returns the name of a built-in in the modules that is not pure, or nothing. It looks at every reference and
-// not at calls alone, since a built-in can also be the value in `with data.x as rand.intn`.
-func volatileBuiltin(modules map[string]*ast.Module) string {
-	found := ""
-	for _, module := range modules {
-		visitor := ast.NewGenericVisitor(func(x any) bool {
-			if ref, ok := x.(ast.Ref); ok && found == "" {
-				name := ref.String()
-				if _, builtin := ast.BuiltinMap[name]; builtin && !pure[name] {
-					found = name
-				}
-			}
-			return found != ""
-		})
-		visitor.Walk(module)
-	}
-	return found
-}
-
 // unavailable built-ins, by name or by everything below a name: they send requests on a caller's behalf, wait on the network, or
 // show the process's environment. Those for JSON schemas follow a $ref to a file, whatever capabilities say, and their errors show
 // what it holds. The last three can end the process, by memory or by stack, with a single argument that a caller may choose.

@@ -15,7 +15,10 @@ import (
 
 // Kind compiles Rego checks. Built-ins that reach the network or read the process are not available to policies: a policy
 // that names one does not compile.
-type Kind struct{}
+type Kind struct {
+	// Cache bounds what policies remember; nil for nothing.
+	Cache *Cache
+}
 
 // The reasons of Rego verdicts whose policy gives none of its own.
 const (
@@ -24,15 +27,11 @@ const (
 )
 
 // Compile returns the handler's Rego check, if it has one.
-func (Kind) Compile(handler *config.Handler) ([]policy.Check, config.Problems) {
+func (k Kind) Compile(handler *config.Handler) ([]policy.Check, config.Problems) {
 	if handler.Rego == nil {
 		return nil, nil
 	}
-	version := ast.RegoV0
-	if handler.Rego.Version == config.RegoV1 {
-		version = ast.RegoV1
-	}
-	caps := capabilities()
+	version, caps := opaVersion(handler.Rego.Version), capabilities()
 	modules, problems := parse(handler.Rego.Modules, version, caps)
 	decision, err := decisionRef(handler.Rego.Decision)
 	if err != nil {
@@ -45,11 +44,18 @@ func (Kind) Compile(handler *config.Handler) ([]policy.Check, config.Problems) {
 	if len(problems) > 0 {
 		return nil, problems
 	}
-	program, problems := newProgram(library, decision)
+	program, problems := newProgram(library, decision, k.Cache)
 	if len(problems) > 0 {
 		return nil, problems
 	}
 	return []policy.Check{&check{program: program, denial: handler.Denial}}, nil
+}
+
+func opaVersion(version config.RegoVersion) ast.RegoVersion {
+	if version == config.RegoV1 {
+		return ast.RegoV1
+	}
+	return ast.RegoV0
 }
 
 // check is a handler's Rego check.
@@ -67,5 +73,27 @@ func (c *check) Evaluate(ctx context.Context, request *policy.Request) policy.Ve
 	if failure != nil {
 		return policy.Failing(failure)
 	}
-	return c.verdict(value)
+	verdict := c.verdict(value)
+	c.program.remember(request, verdict)
+	return verdict
+}
+
+// ReadsEverything names the constructs that make the policy read the whole input; see [policy.Wide].
+func (c *check) ReadsEverything() []string {
+	found := c.program.analysis
+	if !found.ReadsEverything() {
+		return nil
+	}
+	because := make([]string, 0, len(found.Widened))
+	for _, widened := range found.Widened {
+		because = append(because, widened.String())
+	}
+	return because
+}
+
+// Recall returns the verdict on an earlier request that had the same in all that the policy reads; see [policy.Recaller].
+func (c *check) Recall(request *policy.Request) (policy.Verdict, bool) {
+	v, ok := c.program.remembered(request)
+	v.Remembered = ok
+	return v, ok
 }

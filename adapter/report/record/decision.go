@@ -23,6 +23,8 @@ type Decision struct {
 	Class string
 	// Revision identifies the policy that decided.
 	Revision string
+	// Cached is whether the answer was remembered of an earlier request.
+	Cached bool
 	// Latency is how long the decision took.
 	Latency time.Duration
 	// Input is what was decided on, in JSON, and already masked: the rules of a handler's reports do not reach into it.
@@ -41,6 +43,7 @@ const (
 	decisionRevision = 8
 	decisionLatency  = 9 // nanoseconds
 	decisionInput    = 10
+	decisionCached   = 11
 )
 
 // Append appends the wire form, which is the Raw of a record of KindDecision.
@@ -58,6 +61,9 @@ func (d *Decision) Append(dst []byte) []byte {
 		dst = binary.AppendUvarint(dst, uint64(d.Latency))
 	}
 	dst = appendText(dst, decisionInput, d.Input)
+	if d.Cached {
+		dst = append(dst, decisionCached<<3|byte(wire.Varint), 1)
+	}
 	return appendText(dst, instanceName, d.Instance)
 }
 
@@ -93,6 +99,8 @@ func DecodeDecision(raw string) (d Decision, err error) {
 			d.Latency = time.Duration(r.Number(typ))
 		case decisionInput:
 			d.Input = r.Text(typ)
+		case decisionCached:
+			d.Cached = r.Number(typ) != 0
 		case instanceName:
 			d.Instance = r.Text(typ)
 		default:

@@ -167,6 +167,7 @@ func (l *line) decision(d *Decision) {
 	l.text(`,"reason":`, d.Reason)
 	l.text(`,"class":`, d.Class)
 	l.text(`,"revision":`, d.Revision)
+	l.bool(`,"cached":`, d.Cached)
 	l.raw(`,"latency_seconds":`)
 	l.bytes = appendSeconds(l.bytes, d.Latency)
 	if d.Input != "" {

@@ -95,6 +95,15 @@ func TestCallerIsLeftOutWhereThereIsNone(t *testing.T) {
 	assert.JSONEq(t, `{"id":"00000000000000000000000000000000-0-0","kind":"reportnothing","handler":"","instance":"","arrived":"0001-01-01T00:00:00Z"}`, string(line))
 }
 
+func TestRememberedDecisionsSaySo(t *testing.T) {
+	for cached, want := range map[bool]string{true: `"revision":"r","cached":true,"latency_seconds":0}`, false: `"revision":"r","cached":false,"latency_seconds":0}`} {
+		raw := (&record.Decision{Revision: "r", Cached: cached}).Append(nil)
+		line, err := record.AppendJSON(nil, &record.Record{Kind: record.KindDecision, Raw: string(raw)})
+		require.NoError(t, err)
+		assert.Contains(t, string(line), want)
+	}
+}
+
 // Decisions of several handlers may share a frame: what the decision says of itself counts.
 func TestDecisionsNameTheirHandler(t *testing.T) {
 	for _, c := range []struct{ decision, record, want string }{{"a", "b", "a"}, {"", "b", "b"}, {"a", "", "a"}} {

@@ -102,6 +102,9 @@ func (a *attributes) decision(d *record.Decision) {
 	a.text("reason", d.Reason)
 	a.text("class", d.Class)
 	a.text("revision", d.Revision)
+	if d.Cached {
+		a.flag("cached")
+	}
 	a.double("latency_seconds", d.Latency.Seconds())
 	a.text("input", d.Input)
 }

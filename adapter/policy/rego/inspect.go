@@ -1,0 +1,61 @@
+package rego
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/storage/inmem"
+
+	"github.com/tollgate-mesh/tollgate/config"
+)
+
+// Inspection is what can be told of a policy before it decides.
+type Inspection struct {
+	// Decision is the rule that decides.
+	Decision string `json:"decision"`
+	Analysis
+	// NotThere are those of Reads that no request has.
+	NotThere []Path `json:"not_there,omitempty"`
+	// Remembered is whether answers are remembered, Partial whether the policy is evaluated partially when it is loaded.
+	Remembered bool `json:"remembered"`
+	Partial    bool `json:"partial"`
+}
+
+// Inspect analyses the policy that the modules, by their names, and the data make for the rule that decides.
+func Inspect(modules map[string]string, data map[string]any, decision string, version config.RegoVersion) (*Inspection, config.Problems) {
+	caps, opaVersion := capabilities(), opaVersion(version)
+	parsed := make(map[string]*ast.Module, len(modules))
+	var problems config.Problems
+	for _, name := range slices.Sorted(maps.Keys(modules)) {
+		module, err := ast.ParseModuleWithOpts(name, modules[name], ast.ParserOptions{RegoVersion: opaVersion, Capabilities: caps})
+		if err != nil {
+			problems = append(problems, describe(name, err)...)
+			continue
+		}
+		parsed[name] = module
+	}
+	ref, err := decisionRef(decision)
+	if err != nil {
+		problems = append(problems, config.Problem{Field: "decision", Text: err.Error()})
+	}
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	l, problems := newLibrary(parsed, opaVersion, caps)
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	l.store = inmem.NewFromObject(data)
+	p, problems := newProgram(l, ref, nil)
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	found := &Inspection{Decision: ref.String(), Analysis: *p.analysis, Remembered: p.analysis.Rememberable(), Partial: p.residual != nil}
+	for _, path := range found.Reads {
+		if len(newProjection(inputForm{}, []Path{path}).parts) == 0 {
+			found.NotThere = append(found.NotThere, path)
+		}
+	}
+	return found, nil
+}

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/loader"
+	"github.com/spf13/cobra"
+
+	"github.com/tollgate-mesh/tollgate/adapter/policy/rego"
+	"github.com/tollgate-mesh/tollgate/config"
+)
+
+func policyInspectCommand() *cobra.Command {
+	var decision, version string
+	var asJSON bool
+	command := &cobra.Command{
+		Use:   "inspect FILE|DIR...",
+		Short: "Tell what a policy reads of requests, and whether its answers are remembered",
+		Long: "Tell what a policy reads of requests, whether its answers are remembered and why not, and whether it is evaluated partially.\n" +
+			"Of directories it takes modules but those of tests (_test.rego), and data documents (.json, .yaml) as OPA does. See docs/rego.md.",
+		Example: "  tollgate policy inspect --decision data.mixerauthz.allow policy.rego",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(command *cobra.Command, paths []string) error {
+			found, err := inspectPolicy(paths, decision, version)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				encoder := json.NewEncoder(command.OutOrStdout())
+				encoder.SetIndent("", "  ")
+				return encoder.Encode(found)
+			}
+			return printInspection(command.OutOrStdout(), found)
+		},
+	}
+	command.Flags().StringVar(&decision, "decision", "", "the rule that decides, such as data.mixerauthz.allow (required)")
+	command.Flags().StringVar(&version, "rego-version", "v1", "v0 or v1; v0 is what handlers have that do not say")
+	command.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	_ = command.MarkFlagRequired("decision") // it exists
+	return command
+}
+
+func inspectPolicy(paths []string, decision, version string) (*rego.Inspection, error) {
+	regoVersion, parsed := config.RegoV1, ast.RegoV1
+	switch version {
+	case "v1":
+	case "v0":
+		regoVersion, parsed = config.RegoV0, ast.RegoV0
+	default:
+		return nil, fmt.Errorf("rego-version is %q; use v0 or v1", version)
+	}
+	tests := func(_ string, info fs.FileInfo, _ int) bool { return strings.HasSuffix(info.Name(), "_test.rego") }
+	loaded, err := loader.NewFileLoader().WithRegoVersion(parsed).Filtered(paths, tests)
+	if err != nil {
+		return nil, err
+	}
+	modules := make(map[string]string, len(loaded.Modules))
+	for _, module := range loaded.Modules {
+		modules[module.Name] = string(module.Raw)
+	}
+	found, problems := rego.Inspect(modules, loaded.Documents, decision, regoVersion)
+	if len(problems) > 0 {
+		return nil, errors.New(problems.Error())
+	}
+	return found, nil
+}
+
+func printInspection(w io.Writer, found *rego.Inspection) error {
+	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	line := func(title, text string) { fmt.Fprintf(out, "%s\t%s\n", title, text) }
+	line("decision", found.Decision)
+	title := "reads"
+	for _, path := range found.Reads {
+		text := path.String()
+		if len(path) == 0 {
+			text += ", the whole of it"
+		}
+		line(title, text)
+		title = ""
+	}
+	if len(found.Reads) == 0 {
+		line(title, "nothing of the input")
+	}
+	findings := func(title string, all []rego.Finding) {
+		for _, finding := range all {
+			line(title, finding.String())
+			title = ""
+		}
+	}
+	findings("because of", found.Widened)
+	for _, path := range found.NotThere {
+		line("not there", path.String()+" is in no request")
+	}
+	if found.Remembered {
+		line("answers", "are remembered by what is read")
+	} else {
+		line("answers", "are not remembered")
+		findings("volatile", found.Volatile)
+		findings("because of", found.Unrememberable)
+	}
+	if found.Partial {
+		line("partial evaluation", "serves")
+	} else {
+		line("partial evaluation", "does not serve: "+found.NotPartial)
+	}
+	return out.Flush()
+}
