@@ -1,7 +1,6 @@
 package mixer_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -35,7 +34,8 @@ func (a asker) ask(t *testing.T, id, quota string, amount int64, bestEffort bool
 	t.Helper()
 	v, err := a.mixer.CheckQuotas(t.Context(), attributes, id, map[string]mesh.QuotaRequest{quota: {Amount: amount, BestEffort: bestEffort}})
 	a.suite.heard(v, err)
-	if !assert.NoError(t, err) || !assert.True(t, v.OK(), "%v", v) {
+	if err != nil || !v.OK() {
+		t.Errorf("no answer about quota %s: %v, %v", quota, v, err)
 		return mesh.QuotaVerdict{}
 	}
 	assert.Contains(t, v.Quotas, quota)
@@ -62,7 +62,9 @@ var (
 // testQuota asks for quotas that are counted in memory.
 func testQuota(t *testing.T, s *suite) {
 	q := asker{s, s.mixer}
-	granted := func(amount int64) mesh.QuotaVerdict { return mesh.QuotaVerdict{Granted: amount, ValidFor: 5 * time.Second} }
+	granted := func(amount int64) mesh.QuotaVerdict {
+		return mesh.QuotaVerdict{Granted: amount, ValidFor: 5 * time.Second}
+	}
 	exhausted := mesh.QuotaVerdict{ValidFor: 2 * time.Second}
 
 	assert.Equal(t, granted(4), q.all(t, "q-memory", "alice", 4))
@@ -101,12 +103,7 @@ func testQuota(t *testing.T, s *suite) {
 		assert.EqualValues(t, 5, first.Granted)
 		assert.LessOrEqual(t, first.ValidFor, time.Second, "no longer than the window")
 		assert.Positive(t, first.ValidFor)
-		waitFor(t, "the next window", func(context.Context) error {
-			if q.all(t, "q-short", "", 5).Granted != 5 {
-				return errors.New("nothing is granted")
-			}
-			return nil
-		})
+		require.Eventually(t, func() bool { return q.all(t, "q-short", "", 5).Granted == 5 }, 30*time.Second, 10*time.Millisecond, "the next window")
 	})
 	t.Run("failures", func(t *testing.T) {
 		assert.Equal(t, refusedQuota, q.all(t, "q-checks", "", 7))
@@ -187,12 +184,7 @@ func testQuotaInRedis(t *testing.T, s *suite) {
 	back := func() {
 		t.Helper()
 		for _, q := range replicas {
-			waitFor(t, "Redis", func(context.Context) error {
-				if got := q.all(t, "q-redis-closed", newCall(), 7); got.Granted != 7 {
-					return fmt.Errorf("%d are granted", got.Granted)
-				}
-				return nil
-			})
+			require.Eventually(t, func() bool { return q.all(t, "q-redis-closed", newCall(), 7).Granted == 7 }, 30*time.Second, 10*time.Millisecond, "Redis is not used again")
 		}
 	}
 	away() // from the start, which did not fail for it
