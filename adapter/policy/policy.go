@@ -85,22 +85,25 @@ func (p *Policy) evaluate(ctx context.Context, request *Request) Decision {
 		return p.broken.Resolve(p.handler.Modes)
 	}
 	combined := newCombination(p.handler)
-	var budget context.Context // of the checks that take time
-	for _, check := range p.checks {
-		verdict, ok := atOnce(ctx, check, request)
+	decided := false
+	next := 0
+	for ; next < len(p.checks) && !decided; next++ {
+		verdict, ok := atOnce(ctx, p.checks[next], request)
 		if !ok {
-			if budget == nil {
-				var cancel context.CancelFunc
-				budget, cancel = context.WithDeadline(ctx, Deadline(ctx, p.timeout))
-				defer cancel()
-			}
-			asked := time.Now()
-			verdict = p.askWithin(budget, check, request)
-			combined.age(time.Since(asked))
+			break
 		}
 		request = request.after(verdict)
-		if combined.add(check.Name(), verdict) {
-			break
+		decided = combined.add(p.checks[next].Name(), verdict)
+	}
+	if next < len(p.checks) && !decided {
+		ctx, cancel := context.WithDeadline(ctx, Deadline(ctx, p.timeout))
+		defer cancel()
+		for ; next < len(p.checks) && !decided; next++ {
+			asked := time.Now()
+			verdict := p.askWithin(ctx, p.checks[next], request)
+			combined.age(time.Since(asked))
+			request = request.after(verdict)
+			decided = combined.add(p.checks[next].Name(), verdict)
 		}
 	}
 	d := combined.decision()

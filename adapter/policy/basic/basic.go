@@ -37,7 +37,7 @@ const (
 	ReasonMalformed = "basic_malformed"
 	// ReasonUnknownUser and ReasonWrongPassword are told apart in logs and records alone.
 	ReasonUnknownUser   = "user_unknown"
-	ReasonWrongPassword = "password_wrong" //nolint:gosec // a reason, no credential
+	ReasonWrongPassword = "password_wrong"
 )
 
 // Kind compiles checks of names and passwords.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -60,9 +61,9 @@ func (f *file) hold(tb testing.TB, document string) *file {
 	return f
 }
 
-func holding(tb testing.TB, document string) *file {
+func ofStaff(tb testing.TB) *file {
 	tb.Helper()
-	return (&file{}).hold(tb, document)
+	return (&file{}).hold(tb, staff)
 }
 
 var property = config.Property{Name: "authorization"}
@@ -97,7 +98,7 @@ func as(user, password string) *policy.Request {
 
 func TestEvaluate(t *testing.T) {
 	t.Parallel()
-	check := compile(t, holding(t, staff))
+	check := compile(t, ofStaff(t))
 	assert.Equal(t, "basic/authorization", check.Name())
 	alice := encoded("alice:wombat-4711")
 	for name, c := range map[string]struct {
@@ -181,7 +182,7 @@ func TestEvaluate(t *testing.T) {
 // What was verified with a hash ends with it, at once, and what is another user's goes on.
 func TestChangesOfTheFile(t *testing.T) {
 	t.Parallel()
-	f := holding(t, staff)
+	f := ofStaff(t)
 	check := compile(t, f)
 	alice, bob, carol := as("alice", "wombat-4711"), as("bob", "bob-secret"), as("carol", "wombat-4711")
 	reason := func(r *policy.Request) string { return check.Evaluate(t.Context(), r).Reason }
@@ -225,7 +226,7 @@ func TestCompile(t *testing.T) {
 	assert.Empty(t, checks)
 	assert.Empty(t, problems)
 	handler := &config.Handler{Basic: []config.BasicCheck{{Users: "staff"}, {Users: "unknown"}}}
-	checks, problems = basic.Kind{Files: files{"staff": holding(t, staff)}, Verifier: basic.NewVerifier(1)}.Compile(handler)
+	checks, problems = basic.Kind{Files: files{"staff": ofStaff(t)}, Verifier: basic.NewVerifier(1)}.Compile(handler)
 	assert.Equal(t, `basic[1].users: names "unknown", which the adapter's settings do not define; add it under htpasswd or correct the name`, problems.Error())
 	require.Len(t, checks, 1)
 	assert.Nil(t, checks[0].Evaluate(t.Context(), presenting("")).Denial, "without a realm the handler's denial holds")
@@ -291,7 +292,7 @@ func many(n int) string {
 
 // Whatever callers present, only those pass who know a password.
 func FuzzEvaluate(f *testing.F) {
-	check := compile(f, holding(f, staff))
+	check := compile(f, ofStaff(f))
 	right := map[string]bool{"alice:wombat-4711": true, "a:wombat-4711": true, "b:wombat-4711": true, "bob:bob-secret": true, "zoë:grüße:x": true}
 	for pair := range right {
 		f.Add("Basic " + encoded(pair))
@@ -332,13 +333,13 @@ func FuzzParseUsers(f *testing.F) {
 
 // BenchmarkEvaluate is the check alone.
 func BenchmarkEvaluate(b *testing.B) {
-	f := holding(b, staff)
+	f := ofStaff(b)
 	b.Run("cost 5/first", func(b *testing.B) {
 		check, n := compile(b, f), 0
 		b.ReportAllocs()
 		for b.Loop() {
 			n++
-			if check.Evaluate(b.Context(), as("alice", fmt.Sprint(n))).Result != policy.Denied {
+			if check.Evaluate(b.Context(), as("alice", strconv.Itoa(n))).Result != policy.Denied {
 				b.Fatal("was not denied")
 			}
 		}
@@ -357,7 +358,7 @@ func BenchmarkEvaluate(b *testing.B) {
 // BenchmarkPolicy adds the combination, for a password that was verified before.
 func BenchmarkPolicy(b *testing.B) {
 	compiler := policy.Compiler{
-		Kinds:   []policy.Kind{basic.Kind{Files: files{"staff": holding(b, staff)}, Verifier: basic.NewVerifier(256)}},
+		Kinds:   []policy.Kind{basic.Kind{Files: files{"staff": ofStaff(b)}, Verifier: basic.NewVerifier(256)}},
 		Timeout: time.Minute, Gate: policy.NewGate(8, 0),
 	}
 	p := compiler.Compile(&config.Handler{

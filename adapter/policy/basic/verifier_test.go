@@ -2,7 +2,7 @@ package basic
 
 import (
 	"context"
-	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -61,7 +61,7 @@ func TestOverload(t *testing.T) {
 	_, failure = v.verify(ctx, users, "alice", login)
 	require.NotNil(t, failure)
 	assert.Equal(t, config.Timeout, failure.Class)
-	assert.Len(t, v.admitted, 0)
+	assert.Empty(t, v.admitted)
 }
 
 // Passwords never take more than their share of the places at the gate, however few there are.
@@ -82,7 +82,7 @@ func TestManyWrongPasswords(t *testing.T) {
 	_, failure := v.verify(t.Context(), users, "alice", right)
 	require.Nil(t, failure)
 	for i := range remembered + 10 {
-		v.wrong.Add(v.login(users, "alice", fmt.Sprint(i)).mac, struct{}{})
+		v.wrong.Add(v.login(users, "alice", strconv.Itoa(i)).mac, struct{}{})
 	}
 	assert.Equal(t, remembered, v.wrong.Len())
 	ok, known := v.recall(right)
@@ -117,14 +117,14 @@ func TestDecoys(t *testing.T) {
 	v := newVerifier(1, 1)
 	costs := map[string]int{}
 	for i := range 100 {
-		name := fmt.Sprint(i)
+		name := strconv.Itoa(i)
 		decoy := users.decoy(v.key, name)
 		costs[decoy[4:6]]++
 		assert.Equal(t, decoy, users.decoy(v.key, name))
 	}
 	assert.Len(t, costs, 2)
 	for i := range 10 {
-		name := fmt.Sprint(i)
+		name := strconv.Itoa(i)
 		right, failure := v.verify(t.Context(), users, name, v.login(users, name, "wombat-4711"))
 		assert.Nil(t, failure)
 		assert.False(t, right)
