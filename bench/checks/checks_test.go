@@ -207,4 +207,3 @@ func number(t *testing.T, name string, otherwise int) int {
 	require.Positive(t, n, name)
 	return n
 }
-
