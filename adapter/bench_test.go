@@ -28,7 +28,7 @@ import (
 	"github.com/tollgate-mesh/tollgate/config/configpb"
 )
 
-// benchServer, set in the environment, makes the test binary a server: "empty" or "tollgate".
+// benchServer, set in the environment, makes the test binary a server: "empty", "tollgate" or "traced", which makes spans of one call in 100.
 const benchServer = "TOLLGATE_BENCH_SERVER"
 
 func TestMain(m *testing.M) {
@@ -52,10 +52,11 @@ func BenchmarkServer(b *testing.B) {
 		server *benchProcess
 		micros []float64
 	}
-	tollgate, empty := startBench(b, "tollgate"), startBench(b, "empty")
+	tollgate, traced, empty := startBench(b, "tollgate"), startBench(b, "traced"), startBench(b, "empty")
 	variants := []*variant{
 		{name: "empty", server: empty, call: mixertest.Call(keyParams("key", "abc"), "abc")},
 		{name: "header", server: tollgate, call: mixertest.Call(keyParams("key", "abc"), "abc")},
+		{name: "header-traced", server: traced, call: mixertest.Call(keyParams("key", "abc"), "abc")},
 		{name: "rego", server: tollgate, call: mixertest.Call(regoParams("rego", "package mixerauthz\nallow { input.subject.user == \"alice\" }"), "abc")},
 		{name: "rego-rules", server: tollgate, call: mixertest.Call(regoParams("rules", bucketAdmins), "abc")},
 	}
@@ -171,6 +172,9 @@ func serveBench(kind string) {
 	} else {
 		s := settings.Default()
 		s.Listen, s.Admin = "127.0.0.1:0", ""
+		if kind == "traced" {
+			s.Traces.OTLP = &settings.OTLPSink{Endpoint: "127.0.0.1:9"} // nobody is there
+		}
 		logger, err := observe.NewLogger(io.Discard, s.Log.Level, s.Log.Format)
 		if err != nil {
 			panic(err)
