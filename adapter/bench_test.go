@@ -28,7 +28,8 @@ import (
 	"github.com/tollgate-mesh/tollgate/config/configpb"
 )
 
-// benchServer, set in the environment, makes the test binary a server: "empty", "tollgate", or "forgetful", which remembers no answers.
+// benchServer, set in the environment, makes the test binary a server: "empty", "tollgate", "forgetful", which remembers no answers, or
+// "traced", which makes spans of one call in 100.
 const benchServer = "TOLLGATE_BENCH_SERVER"
 
 func TestMain(m *testing.M) {
@@ -56,7 +57,8 @@ func BenchmarkServer(b *testing.B) {
 		sent   atomic.Int64
 		micros []float64
 	}
-	tollgate, forgetful, empty := startBench(b, "tollgate"), startBench(b, "forgetful"), startBench(b, "empty")
+	tollgate, forgetful := startBench(b, "tollgate"), startBench(b, "forgetful")
+	traced, empty := startBench(b, "traced"), startBench(b, "empty")
 	const (
 		comparison = "package mixerauthz\nallow { input.subject.user == \"alice\" }"
 		// Errors in built-ins of this version end the evaluation, so that it is not evaluated partially.
@@ -75,6 +77,7 @@ func BenchmarkServer(b *testing.B) {
 	variants := []*variant{
 		{name: "empty", server: empty, calls: one(keyParams("key", "abc"))},
 		{name: "header", server: tollgate, calls: one(keyParams("key", "abc"))},
+		{name: "header-traced", server: traced, calls: one(keyParams("key", "abc"))},
 		{name: "rego", server: tollgate, calls: one(regoParams("rego", comparison))},
 		{name: "rego-first", server: forgetful, calls: one(regoParams("rego", comparison))},
 		{name: "rules", server: tollgate, calls: one(regoParams("rules", bucketAdmins))},
@@ -198,8 +201,11 @@ func serveBench(kind string) {
 	} else {
 		s := settings.Default()
 		s.Listen, s.Admin = "127.0.0.1:0", ""
-		if kind == "forgetful" {
+		switch kind {
+		case "forgetful":
 			s.Limits.DecisionCache.Bytes = 0
+		case "traced":
+			s.Traces.OTLP = &settings.OTLPSink{Endpoint: "127.0.0.1:9"} // nobody is there
 		}
 		logger, err := observe.NewLogger(io.Discard, s.Log.Level, s.Log.Format)
 		if err != nil {

@@ -89,6 +89,8 @@ func (h *handler) lastUse() int64 { return h.last.Load() }
 // ring keeps the latest decisions.
 type ring struct {
 	limiter *rate.Limiter
+	// quiet is until when the limiter would say no, in Unix nanoseconds: under load it is not even asked.
+	quiet atomic.Int64
 
 	mu    sync.Mutex // guards everything below
 	kept  []Decision
@@ -96,8 +98,21 @@ type ring struct {
 	limit int
 }
 
-func newRing(limit int, perSecond rate.Limit) ring {
-	return ring{limiter: rate.NewLimiter(perSecond, limit), limit: limit}
+func (r *ring) init(limit int, perSecond rate.Limit) {
+	r.limiter, r.limit = rate.NewLimiter(perSecond, limit), limit
+}
+
+// wants reports whether a decision made now is to be kept.
+func (r *ring) wants(now time.Time) bool {
+	nanos := now.UnixNano()
+	if nanos < r.quiet.Load() {
+		return false
+	}
+	if r.limiter.AllowN(now, 1) {
+		return true
+	}
+	r.quiet.Store(nanos + int64(float64(time.Second)/float64(r.limiter.Limit())))
+	return false
 }
 
 func (r *ring) add(d Decision) {
@@ -126,10 +141,10 @@ func (a *Activity) handler(h *config.Handler) *handler {
 		name, fingerprint = h.Name, h.Fingerprint
 	}
 	return a.handlers.get(fingerprint, func() *handler {
-		return &handler{
-			name: name, fingerprint: fingerprint, first: time.Now(),
-			refusals: newRing(keptRefusals, refusalsPerSecond), allows: newRing(keptAllows, allowsPerSecond),
-		}
+		created := &handler{name: name, fingerprint: fingerprint, first: time.Now()}
+		created.refusals.init(keptRefusals, refusalsPerSecond)
+		created.allows.init(keptAllows, allowsPerSecond)
+		return created
 	})
 }
 
@@ -150,7 +165,7 @@ func (a *Activity) Decided(id, caller string, h *config.Handler, request *policy
 	if outcome > 0 {
 		kept = &of.refusals
 	}
-	if !kept.limiter.AllowN(now, 1) {
+	if !kept.wants(now) {
 		return
 	}
 	shown := Decision{
