@@ -479,7 +479,7 @@ func listSources(settings map[string]settings.List) map[string]lists.Source {
 	return sources
 }
 
-// reportLimits gives reports a number of calls at once that fits the machine, where the settings leave it open: some wait for the disk
+// reportLimits gives reports a number of calls at once that fits the machine, where the settings leave it open: some are still on their way
 // while others are worked on.
 func reportLimits(s settings.ReportLimits) mixer.ReportLimits {
 	const callsOfProcessor = 8
