@@ -463,7 +463,7 @@ func htpasswdSources(files map[string]settings.Htpasswd) map[string]follow.Sourc
 	return sources
 }
 
-// reportLimits gives reports a number of calls at once that fits the machine, where the settings leave it open: some wait for the disk
+// reportLimits gives reports a number of calls at once that fits the machine, where the settings leave it open: some are still on their way
 // while others are worked on.
 func reportLimits(s settings.ReportLimits) mixer.ReportLimits {
 	const callsOfProcessor = 8

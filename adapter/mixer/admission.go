@@ -16,9 +16,10 @@ import (
 // ReportLimits bounds the report calls that are under way at once, so that a flood of them takes neither memory nor processor time
 // from checks.
 type ReportLimits struct {
-	// Calls is how many there are at once, at least one, from before a call is received until it is answered.
+	// Calls is how many are received and worked on at once, at least one. One that waits for room in a queue or for a disk is not among
+	// them, so that a sink which is full keeps no other's reports away.
 	Calls int
-	// Bytes is what those that were received may have together: while they have more, no other is received.
+	// Bytes is what all may have together from when they were received until they are answered: while they have more, no other is received.
 	Bytes int
 	// Wait is how long a call waits for its turn before it is refused.
 	Wait time.Duration
@@ -43,6 +44,7 @@ type admission struct {
 type admitted struct {
 	admission *admission
 	bytes     int
+	resting   bool
 }
 
 // enter returns a call's place, or nil where it got none before the wait or ctx ended.
@@ -90,12 +92,20 @@ func (p *admitted) received(bytes int) {
 	p.bytes, a.bytes = bytes, a.bytes+bytes
 }
 
+// rest says that there is nothing left but to wait. That makes room for another call, if not for its bytes.
+func (p *admitted) rest() { p.makeRoom(0) }
+
 // leave makes room for those who wait.
-func (p *admitted) leave() {
+func (p *admitted) leave() { p.makeRoom(p.bytes) }
+
+func (p *admitted) makeRoom(bytes int) {
 	a := p.admission
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.calls, a.bytes = a.calls-1, a.bytes-p.bytes
+	if !p.resting {
+		p.resting, a.calls = true, a.calls-1
+	}
+	a.bytes -= bytes
 	for len(a.waiting) > 0 && a.room() {
 		a.calls++
 		a.waiting[0] <- struct{}{}
@@ -142,7 +152,7 @@ func (d *Door) admitReport(ctx context.Context, t reportTemplate, receive func()
 	}
 	defer place.leave()
 	place.received(len(text))
-	return d.report(ctx, t, text)
+	return d.keep(ctx, t, text, place.rest)
 }
 
 // refuseReport is the answer to a call whose turn did not come. Nobody looked into it, so it is not known of which handler it is, nor how

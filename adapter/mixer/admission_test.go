@@ -166,3 +166,61 @@ func TestSlowReportsHoldNoPlace(t *testing.T) {
 		assert.Zero(t, door.admission.bytes)
 	})
 }
+
+// A call that waits for a sink keeps no other away, save by its bytes.
+func TestWaitingReportsLeaveRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &admission{limits: ReportLimits{Calls: 1, Bytes: 100}, checksWait: never}
+		stuck := a.enter(t.Context())
+		stuck.received(60)
+		assert.Nil(t, a.enter(t.Context()))
+		stuck.rest()
+		other := a.enter(t.Context())
+		require.NotNil(t, other)
+		other.received(40)
+		other.rest()
+		assert.Nil(t, a.enter(t.Context()), "the bytes are there as long as the calls")
+		stuck.leave()
+		other.leave()
+		assert.Zero(t, a.calls)
+		assert.Zero(t, a.bytes)
+	})
+}
+
+// stuckAcceptor keeps a handler's calls waiting.
+type stuckAcceptor struct {
+	handler string
+	until   chan struct{}
+}
+
+func (s *stuckAcceptor) Accept(_ context.Context, call *report.Call) error {
+	if call.Handler == s.handler {
+		<-s.until
+	}
+	return nil
+}
+
+func TestReportsToAFullSinkKeepNoOthersAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		engines := testEngines(testCompiler())
+		full := &stuckAcceptor{handler: "stuck", until: make(chan struct{})}
+		engines.Acceptor = full
+		door := NewDoor(engines, testLimits(), quiet{})
+		door.BoundReports(ReportLimits{Calls: 1, Bytes: 1 << 20}, never)
+		send := func(handler string) error {
+			_, err := door.admitReport(t.Context(), reportTemplates[0], func() (string, error) {
+				return logEntries(&configpb.Params{Name: handler}, nil), nil
+			})
+			return err
+		}
+		for range 3 {
+			go func() { assert.NoError(t, send("stuck")) }()
+			synctest.Wait()
+		}
+		require.NoError(t, send("other"))
+		close(full.until)
+		synctest.Wait()
+		assert.Zero(t, door.admission.calls)
+		assert.Zero(t, door.admission.bytes)
+	})
+}

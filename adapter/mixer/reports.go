@@ -74,7 +74,12 @@ func decodeReport(message string) (c reportCall, err error) {
 }
 
 // report answers one report call: with an error where it is refused.
-func (d *Door) report(ctx context.Context, t reportTemplate, text string) (result *v1beta1.ReportResult, err error) {
+func (d *Door) report(ctx context.Context, t reportTemplate, text string) (*v1beta1.ReportResult, error) {
+	return d.keep(ctx, t, text, func() {})
+}
+
+// keep answers one report call. It calls worked when all that is left is to wait: for room, and for disks.
+func (d *Door) keep(ctx context.Context, t reportTemplate, text string, worked func()) (result *v1beta1.ReportResult, err error) {
 	outcome := report.Reported{Handler: "unknown", Kind: t.kind}
 	start := time.Now()
 	defer func() {
@@ -98,6 +103,7 @@ func (d *Door) report(ctx context.Context, t reportTemplate, text string) (resul
 	outcome.Handler = plan.Handler()
 	call, left := plan.Call(t.kind, request.instances)
 	call.Caller = d.caller(ctx)
+	worked()
 	if err := d.acceptor.Accept(ctx, call); err != nil {
 		outcome.Refused = report.Refuse("", err)
 		return nil, status.Error(refusalCode(err), "the report could not be accepted: "+outcome.Refused.Class)

@@ -94,9 +94,9 @@ type Limits struct {
 
 // ReportLimits bounds the report calls that are under way, so that a flood of them takes nothing from checks.
 type ReportLimits struct {
-	// Calls is how many there are at once, from before they are received until they are answered; 0 for eight a processor.
+	// Calls is how many are received and worked on at once; 0 for eight a processor. Those that wait for a disk or for room are not counted.
 	Calls int `yaml:"calls"`
-	// Bytes is what those that were received may have together; while they have more, no other is received.
+	// Bytes is what all that were received and are not answered may have together; while they have more, no other is received.
 	Bytes int `yaml:"bytes"`
 	// Wait is how long a call waits for its turn before it is refused.
 	Wait time.Duration `yaml:"wait"`

@@ -41,15 +41,6 @@ type site struct {
 	client *tls.Config // nil for plaintext
 }
 
-// bounds are settings that let what is to end end soon.
-const bounds = `
-connections:
-  max: 11000
-  handshake_timeout: 1s
-  keepalive: 1s
-  keepalive_timeout: 1s
-`
-
 func newSite(t *testing.T, encrypted bool, settings string) *site {
 	t.Helper()
 	if !encrypted {
