@@ -287,6 +287,7 @@ func (a *Adapter) Run(ctx context.Context) error {
 	}
 	a.stopServer()
 	undelivered := errors.Join(trace.end(), record.end(), deliver.end())
+	a.tellPending()
 	a.level.Close()
 	finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
@@ -295,6 +296,16 @@ func (a *Adapter) Run(ctx context.Context) error {
 	err := errors.Join(group.Wait(), undelivered, a.redis.Close())
 	a.logger.Info("ended")
 	return err
+}
+
+// tellPending says what is left for the next start. No scrape may come to see it any more, and where the directory ends with the process, as a
+// pod's emptyDir does, this is all that tells of the loss.
+func (a *Adapter) tellPending() {
+	for name, stats := range a.pipeline.Stats() {
+		if stats.Pending.Records > 0 {
+			a.logger.Warn("records are left for the next start with this directory", "sink", name, "records", stats.Pending.Records, "directory", a.settings.Reports.Directory)
+		}
+	}
 }
 
 // stage is a part of the service that ends in its turn.

@@ -22,6 +22,7 @@ func certsCommand() *cobra.Command {
 		names     []string
 		id        string
 		validFor  time.Duration
+		rotate    bool
 	)
 	command := &cobra.Command{
 		Use:   "certs",
@@ -30,43 +31,58 @@ func certsCommand() *cobra.Command {
 			"protected and lies beside it. In earnest, take certificates from what issues them in your mesh.\n\n" +
 			"Where Mixer uses `mutual`, it demands a SPIFFE id in the server's certificate that is one of its own, whatever the server is\n" +
 			"called. So both certificates get the same id, --spiffe-id.\n\n" +
-			"A directory that has a CA already keeps it and gets new certificates of it, in place of the old ones: a rotation.",
+			"Files that are there stay as they are, and the command says so and ends. --rotate keeps the CA and puts new certificates of it in\n" +
+			"place of the old ones.",
 		Example: "  tollgate certs --out certs\n" +
-			"  tollgate certs --out certs --server-name tollgate.istio-system.svc --valid-for 24h",
+			"  tollgate certs --out certs --server-name tollgate.istio-system.svc --valid-for 24h\n" +
+			"  tollgate certs --out certs --rotate",
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			if validFor <= 0 {
 				return fmt.Errorf("certs: --valid-for is %s; use more than 0s", validFor)
 			}
-			made, err := makeCertificates(directory, names, id, time.Now().Add(validFor))
-			if err != nil {
-				return fmt.Errorf("certs: %w", err)
-			}
+			made, err := makeCertificates(directory, names, id, time.Now().Add(validFor), rotate)
 			for _, file := range made {
 				if _, err := fmt.Fprintln(command.OutOrStdout(), file); err != nil {
 					return err
 				}
 			}
-			return nil
+			if err != nil {
+				return fmt.Errorf("certs: %w", err)
+			}
+			_, err = fmt.Fprintln(command.ErrOrStderr(), "The files ending in .key are private keys, which only you may read: keep them out of version control.")
+			return err
 		},
 	}
 	f := command.Flags()
 	f.StringVar(&directory, "out", "certs", "directory for the files; made if it is not there")
 	f.StringSliceVar(&names, "server-name", []string{"localhost", "127.0.0.1", "::1"}, "DNS names and addresses of the server")
 	f.StringVar(&id, "spiffe-id", mixerID, "SPIFFE id in both certificates: Mixer's")
+	f.BoolVar(&rotate, "rotate", false, "keep the directory's CA and replace the certificates that are there")
 	f.DurationVar(&validFor, "valid-for", 30*24*time.Hour, "for how long both certificates are valid")
 	return command
 }
 
-// makeCertificates writes the files and returns their paths.
-func makeCertificates(directory string, names []string, id string, notAfter time.Time) (made []string, err error) {
+// makeCertificates writes the files and returns the paths of those that it wrote. It replaces none unless told to rotate.
+func makeCertificates(directory string, names []string, id string, notAfter time.Time, rotate bool) (made []string, err error) {
 	if err := os.MkdirAll(directory, 0o700); err != nil {
 		return nil, err
 	}
+	if !rotate {
+		for _, name := range []string{"ca.crt", "ca.key", "server.crt", "server.key", "client.crt", "client.key"} {
+			path := filepath.Join(directory, name)
+			if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+				return nil, fmt.Errorf("%s is there already; choose another --out, or --rotate to replace the certificates and keep the CA", path)
+			}
+		}
+	}
 	put := func(name string, pair testca.Pair) error {
 		crt, key := filepath.Join(directory, name+".crt"), filepath.Join(directory, name+".key")
+		if err := errors.Join(replaceFile(key, pair.Key), replaceFile(crt, pair.Cert)); err != nil {
+			return err
+		}
 		made = append(made, crt, key)
-		return errors.Join(replaceFile(key, pair.Key), replaceFile(crt, pair.Cert))
+		return nil
 	}
 	authority, err := loadAuthority(directory)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -79,7 +95,7 @@ func makeCertificates(directory string, names []string, id string, notAfter time
 		}
 	}
 	if err != nil {
-		return nil, err
+		return made, err
 	}
 	for _, leaf := range []struct {
 		file  string
@@ -90,7 +106,7 @@ func makeCertificates(directory string, names []string, id string, notAfter time
 			err = put(leaf.file, pair)
 		}
 		if err != nil {
-			return nil, err
+			return made, err
 		}
 	}
 	return made, nil

@@ -45,9 +45,23 @@ func TestCerts(t *testing.T) {
 		require.NoError(t, err)
 	}
 
-	// Once more is a rotation: the authority stays.
-	_, err = execute(t, "certs", "--out", directory)
+	// Once more replaces nothing.
+	stdout, err = execute(t, "certs", "--out", directory)
+	require.EqualError(t, err, "certs: "+filepath.Join(directory, "ca.crt")+" is there already; choose another --out, or --rotate to replace the certificates and keep the CA")
+	assert.Empty(t, stdout)
+	assert.Equal(t, server.Raw, readCertificate(t, directory, "server").Raw)
+	elsewhere := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(elsewhere, "client.key"), []byte("somebody's"), 0o600))
+	_, err = execute(t, "certs", "--out", elsewhere)
+	require.ErrorContains(t, err, "client.key is there already")
+	_, err = os.Stat(filepath.Join(elsewhere, "ca.key"))
+	require.ErrorIs(t, err, os.ErrNotExist, "all or nothing")
+
+	// A rotation keeps the authority.
+	stdout, err = execute(t, "certs", "--out", directory, "--rotate")
 	require.NoError(t, err)
+	assert.NotContains(t, stdout, "ca.")
+	assert.Contains(t, stdout, filepath.Join(directory, "server.key")+"\n")
 	assert.Equal(t, ca.Raw, readCertificate(t, directory, "ca").Raw)
 	renewed := readCertificate(t, directory, "server")
 	assert.NotEqual(t, server.Raw, renewed.Raw)
@@ -55,10 +69,10 @@ func TestCerts(t *testing.T) {
 	require.NoError(t, err)
 
 	require.NoError(t, os.Remove(filepath.Join(directory, "ca.key")))
-	_, err = execute(t, "certs", "--out", directory)
+	_, err = execute(t, "certs", "--out", directory, "--rotate")
 	require.ErrorContains(t, err, "certs: ca.crt and ca.key belong together; remove what is left of them")
 	require.NoError(t, os.WriteFile(filepath.Join(directory, "ca.key"), []byte("x"), 0o600))
-	_, err = execute(t, "certs", "--out", directory)
+	_, err = execute(t, "certs", "--out", directory, "--rotate")
 	require.ErrorContains(t, err, "are not what `tollgate certs` makes")
 	_, err = execute(t, "certs", "--out", directory, "--valid-for", "0s")
 	require.EqualError(t, err, "certs: --valid-for is 0s; use more than 0s")

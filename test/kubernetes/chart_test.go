@@ -32,6 +32,7 @@ func TestChartEqualsManifests(t *testing.T) {
 		"overlays/statefulset-spool-openshift": openshift,
 		"overlays/servicemonitor":              monitored,
 		"overlays/tls":                         encrypted,
+		"overlays/mtls":                        mutual,
 	} {
 		t.Run(folder, func(t *testing.T) {
 			expected := map[string]any{}
@@ -156,5 +157,8 @@ func TestChartNotes(t *testing.T) {
 	assert.NotContains(t, notes(""), "every pod may call")
 	assert.Contains(t, notes(""), "not encrypted")
 	assert.NotContains(t, notes(encrypted), "not encrypted")
+	assert.NotContains(t, notes(encrypted), "everybody may call")
+	assert.NotContains(t, notes(mutual), "everybody may call")
+	assert.Contains(t, notes("tls: {enabled: true}"), "everybody may call")
 	assert.Contains(t, notes("networkPolicy: {enabled: false}"), "every pod may call")
 }

@@ -244,7 +244,10 @@ func (d deployment) mounts(t *testing.T) {
 		assert.True(t, readOnly[path.Dir(d.settings.TLS.Key)], "tls.key")
 		assert.Equal(t, "44225", d.template.Annotations["traffic.sidecar.istio.io/excludeInboundPorts"])
 		assert.Nil(t, volume(t, d.template.Spec, "tls").Secret.Optional, "pods wait for their certificate")
-		assert.NotEmpty(t, d.settings.Callers, "without a caller everybody may call")
+		assert.True(t, len(d.settings.Callers) > 0 || len(d.settings.TLS.ClientNames) > 0, "without a caller everybody may call")
+		if ca := d.settings.TLS.ClientCA; ca != "" {
+			assert.True(t, readOnly[path.Dir(ca)], "tls.client_ca")
+		}
 	}
 	written := slices.DeleteFunc(slices.Collect(maps.Keys(readOnly)), func(path string) bool { return readOnly[path] })
 	assert.Equal(t, []string{"/var/lib/tollgate"}, written)

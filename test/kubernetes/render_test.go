@@ -134,6 +134,7 @@ func variants(t *testing.T) []variant {
 		"chart, persistent openshift": openshift,
 		"chart, monitored":            monitored,
 		"chart, tls":                  encrypted,
+		"chart, mutual tls":           mutual,
 		"chart, everything set":       everything,
 	} {
 		all = append(all, variant{name: name, render: func(t *testing.T) []object { return charted(t, values) }})
@@ -146,6 +147,7 @@ const (
 	persistent = "spool: {persistent: {enabled: true}}"
 	openshift  = "spool: {persistent: {enabled: true, fsGroup: null}}"
 	encrypted  = "{tls: {enabled: true}, settings: {callers: {mixer: {bearer: mixer-token}}}}"
+	mutual     = "{tls: {enabled: true}, settings: {tls: {client_ca: /etc/tollgate/tls/ca.crt, client_names: ['spiffe://cluster.local/ns/istio-system/sa/istio-mixer-service-account']}}}"
 	monitored  = "serviceMonitor: {enabled: true}"
 	everything = `
 image: {repository: registry.example.com:5000/mesh/tollgate, tag: 1.2.3, pullPolicy: Always}

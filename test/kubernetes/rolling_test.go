@@ -126,6 +126,7 @@ func (r *replica) replace(t *testing.T, names *nameServer, successor string) {
 	require.NoError(t, r.Stop(ctx), "an orderly end")
 	ended := time.Now()
 	former := r.address
+	assert.Len(t, r.Log.Lines(0, "records are left for the next start", `"sink":"away"`), 1, "with an emptyDir they would be lost")
 	r.start(t, names, successor)
 	t.Logf("%s ended %v after SIGTERM, and %s was ready %v later", former, ended.Sub(begun).Round(time.Millisecond), r.address, time.Since(ended).Round(time.Millisecond))
 }

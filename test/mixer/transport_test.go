@@ -200,7 +200,7 @@ func rotateUnderLoad(t *testing.T, s *suite, tollgate *mesh.Tollgate, certs stri
 	}
 	const rotations = 3
 	for i := range rotations {
-		makeCerts(t, certs)
+		makeCerts(t, certs, "--rotate")
 		waitFor(t, "the new certificate", func(context.Context) error {
 			if n := len(tollgate.Log.Lines(mark, "a file was read anew", "tls.cert")); n <= i {
 				return fmt.Errorf("read %d times", n)
@@ -215,13 +215,13 @@ func rotateUnderLoad(t *testing.T, s *suite, tollgate *mesh.Tollgate, certs stri
 }
 
 // makeCerts runs tollgate certs.
-func makeCerts(t *testing.T, dir string) {
+func makeCerts(t *testing.T, dir string, options ...string) {
 	t.Helper()
 	binaries, err := mesh.FindBinaries()
 	require.NoError(t, err)
 	binary, err := binaries.Tollgate(t.Context())
 	require.NoError(t, err)
-	out, err := exec.CommandContext(t.Context(), binary, "certs", "--out", dir).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), binary, append([]string{"certs", "--out", dir}, options...)...).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 }
 
