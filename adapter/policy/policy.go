@@ -71,7 +71,11 @@ func (p *Policy) Problems() config.Problems { return p.problems }
 // timeout and what ctx leaves, and whatever its checks do.
 func (p *Policy) Evaluate(ctx context.Context, request *Request) Decision {
 	d := p.evaluate(ctx, request)
-	d.Revision = p.handler.Fingerprint
+	if d.Revision == "" {
+		d.Revision = p.handler.Fingerprint
+	} else {
+		d.Revision = p.handler.Fingerprint + "/" + d.Revision
+	}
 	return d
 }
 
@@ -97,7 +101,7 @@ func (p *Policy) evaluate(ctx context.Context, request *Request) Decision {
 		}
 	}
 	d := combined.decision()
-	d.Identity = request.Identity
+	d.Identity, d.Revision = request.Identity, combined.revision
 	return d
 }
 

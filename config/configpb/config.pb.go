@@ -570,7 +570,7 @@ type Params struct {
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// Checks that compare one property of the request with expected values.
 	Headers []*HeaderCheck `protobuf:"bytes,3,rep,name=headers,proto3" json:"headers,omitempty"`
-	// Rego modules, compiled together. Goes with check_method.
+	// Rego modules, compiled together. Goes with check_method. Not together with policy_source.
 	Policy []string `protobuf:"bytes,4,rep,name=policy,proto3" json:"policy,omitempty"`
 	// The rule that decides, such as data.mixerauthz.allow. It yields a bool or a result object.
 	CheckMethod *string `protobuf:"bytes,5,opt,name=check_method,json=checkMethod,proto3,oneof" json:"check_method,omitempty"`
@@ -598,7 +598,10 @@ type Params struct {
 	// Checks that look for a value in a list.
 	Lists []*ListCheck `protobuf:"bytes,16,rep,name=lists,proto3" json:"lists,omitempty"`
 	// Checks that want an API key, and know whose it is.
-	ApiKeys       []*ApiKeyCheck `protobuf:"bytes,17,rep,name=api_keys,json=apiKeys,proto3" json:"api_keys,omitempty"`
+	ApiKeys []*ApiKeyCheck `protobuf:"bytes,17,rep,name=api_keys,json=apiKeys,proto3" json:"api_keys,omitempty"`
+	// The name of a policy source that the adapter's settings define, in place of `policy`. Goes with check_method, and not together
+	// with rego_version: the settings, or the bundle, say in which language its policies are.
+	PolicySource  string `protobuf:"bytes,20,opt,name=policy_source,json=policySource,proto3" json:"policy_source,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -750,6 +753,13 @@ func (x *Params) GetApiKeys() []*ApiKeyCheck {
 		return x.ApiKeys
 	}
 	return nil
+}
+
+func (x *Params) GetPolicySource() string {
+	if x != nil {
+		return x.PolicySource
+	}
+	return ""
 }
 
 // HeaderCheck passes when the named property equals one of the expected values. Expected values come from any of `values`,
@@ -2081,7 +2091,7 @@ var File_tollgate_config_config_proto protoreflect.FileDescriptor
 
 const file_tollgate_config_config_proto_rawDesc = "" +
 	"\n" +
-	"\x1ctollgate/config/config.proto\x12\x12tollgate.config.v1\x1a\x1egoogle/protobuf/duration.proto\"\x8f\b\n" +
+	"\x1ctollgate/config/config.proto\x12\x12tollgate.config.v1\x1a\x1egoogle/protobuf/duration.proto\"\xb4\b\n" +
 	"\x06Params\x12\x1e\n" +
 	"\bauth_key\x18\x01 \x01(\tH\x00R\aauthKey\x88\x01\x01\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x129\n" +
@@ -2101,7 +2111,8 @@ const file_tollgate_config_config_proto_rawDesc = "" +
 	"\fdecision_log\x18\x0e \x01(\v2\x1f.tollgate.config.v1.DecisionLogR\vdecisionLog\x12.\n" +
 	"\x03jwt\x18\x0f \x03(\v2\x1c.tollgate.config.v1.JwtCheckR\x03jwt\x123\n" +
 	"\x05lists\x18\x10 \x03(\v2\x1d.tollgate.config.v1.ListCheckR\x05lists\x12:\n" +
-	"\bapi_keys\x18\x11 \x03(\v2\x1f.tollgate.config.v1.ApiKeyCheckR\aapiKeys\"4\n" +
+	"\bapi_keys\x18\x11 \x03(\v2\x1f.tollgate.config.v1.ApiKeyCheckR\aapiKeys\x12#\n" +
+	"\rpolicy_source\x18\x14 \x01(\tR\fpolicySource\"4\n" +
 	"\aRequire\x12\x17\n" +
 	"\x13REQUIRE_UNSPECIFIED\x10\x00\x12\a\n" +
 	"\x03ALL\x10\x01\x12\a\n" +

@@ -3,27 +3,33 @@ package rego
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	oparego "github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/storage"
 
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/config"
 )
 
-// library is compiled modules, from which programs are made. It is immutable.
+// library is compiled modules with their data, from which programs are made. It is immutable.
 type library struct {
-	compiler *ast.Compiler
-	version  ast.RegoVersion
+	compiler    *ast.Compiler
+	version     ast.RegoVersion
+	environment *Environment
+	// data is never written to; nil for none.
+	data storage.Store
 }
 
-func newLibrary(modules map[string]*ast.Module, version ast.RegoVersion, caps *ast.Capabilities) (*library, config.Problems) {
-	compiler := ast.NewCompiler().WithCapabilities(caps).WithDefaultRegoVersion(version)
+func newLibrary(modules map[string]*ast.Module, version ast.RegoVersion, environment *Environment) (*library, config.Problems) {
+	compiler := ast.NewCompiler().WithCapabilities(environment.capabilities).WithDefaultRegoVersion(version).
+		WithEnablePrintStatements(environment.print != nil)
 	compiler.Compile(modules)
 	if compiler.Failed() {
 		return nil, describe("policy", compiler.Errors)
 	}
-	return &library{compiler: compiler, version: version}, nil
+	return &library{compiler: compiler, version: version, environment: environment}, nil
 }
 
 // program is one rule of a library, ready to be evaluated for requests. It is immutable and used by many requests at once.
@@ -31,7 +37,11 @@ type program struct {
 	// name is the check's, for decisions and logs.
 	name  string
 	query oparego.PreparedEvalQuery
-	input inputForm
+	// options are those of every evaluation.
+	options []oparego.EvalOption
+	// prints is whether somebody listens to print.
+	prints bool
+	input  inputForm
 	// lifetime is what bounds answers that state no lifetime of their own.
 	lifetime config.Lifetime
 }
@@ -42,16 +52,25 @@ func newProgram(l *library, decision ast.Ref) (*program, config.Problems) {
 		return nil, config.Problems{{Field: "check_method", Text: fmt.Sprintf(
 			"%q names no rule of the policy; the policy's packages are %s", decision, packages(l.compiler))}}
 	}
+	if problems := checkInputFields(l.compiler, decision); len(problems) > 0 {
+		return nil, problems
+	}
 	query := ast.NewBody(ast.NewExpr(ast.NewTerm(decision)))
 	// In the OPA of Mixer's adapter an error in a built-in ends the evaluation; later it makes the expression undefined. A policy
 	// of that time may rely on the former: `not` of an undefined expression is true.
-	prepared, err := oparego.New(oparego.Compiler(l.compiler), oparego.ParsedQuery(query), oparego.SetRegoVersion(l.version),
-		oparego.StrictBuiltinErrors(l.version == ast.RegoV0)).
-		PrepareForEval(context.Background())
+	options := []func(*oparego.Rego){
+		oparego.Compiler(l.compiler), oparego.ParsedQuery(query), oparego.SetRegoVersion(l.version),
+		oparego.StrictBuiltinErrors(l.version == ast.RegoV0), oparego.PrintHook(l.environment.print),
+	}
+	if l.data != nil {
+		options = append(options, oparego.Store(l.data))
+	}
+	prepared, err := oparego.New(options...).PrepareForEval(context.Background())
 	if err != nil {
 		return nil, describe("check_method", err)
 	}
-	p := &program{name: "rego/" + label(decision), query: prepared, input: inputForm{rawIP: l.version == ast.RegoV0}}
+	p := &program{name: "rego/" + label(decision), query: prepared, input: inputForm{rawIP: l.version == ast.RegoV0},
+		options: l.environment.evalOptions(), prints: l.environment.print != nil}
 	if volatileBuiltin(l.compiler.Modules) != "" {
 		// The same request may be answered differently a moment later, so nobody may reuse this answer unasked.
 		p.lifetime = config.SingleUse
@@ -65,7 +84,7 @@ func (p *program) evaluate(ctx context.Context, request *policy.Request) (any, *
 	if failure != nil {
 		return nil, failure
 	}
-	results, err := p.query.Eval(ctx, oparego.EvalParsedInput(input))
+	results, err := p.query.Eval(ctx, slices.Concat(p.options, []oparego.EvalOption{oparego.EvalParsedInput(input)})...)
 	switch {
 	case ctx.Err() != nil:
 		// Whatever came of an evaluation that was cut short is no result.

@@ -13,9 +13,19 @@ import (
 	"github.com/tollgate-mesh/tollgate/config"
 )
 
-// Kind compiles Rego checks. Built-ins that reach the network or read the process are not available to policies: a policy
-// that names one does not compile.
-type Kind struct{}
+// Kind compiles Rego checks.
+type Kind struct {
+	// Sources has the policies that handlers name; nil for none.
+	Sources Sources
+	// Environment says what policies may do beside computing; nil for nothing.
+	Environment *Environment
+}
+
+// Sources has named policy sources.
+type Sources interface {
+	// Source returns the source of a name, and false where there is none.
+	Source(name string) (*Source, bool)
+}
 
 // The reasons of Rego verdicts whose policy gives none of its own.
 const (
@@ -24,24 +34,31 @@ const (
 )
 
 // Compile returns the handler's Rego check, if it has one.
-func (Kind) Compile(handler *config.Handler) ([]policy.Check, config.Problems) {
+func (k Kind) Compile(handler *config.Handler) ([]policy.Check, config.Problems) {
 	if handler.Rego == nil {
 		return nil, nil
+	}
+	decision, err := decisionRef(handler.Rego.Decision)
+	var problems config.Problems
+	if err != nil {
+		problems = config.Problems{{Field: "check_method", Text: err.Error()}}
+	}
+	if handler.Rego.Source != "" {
+		return k.compileSourced(handler, decision, problems)
+	}
+	environment := k.Environment
+	if environment == nil {
+		environment = NewEnvironment(Options{})
 	}
 	version := ast.RegoV0
 	if handler.Rego.Version == config.RegoV1 {
 		version = ast.RegoV1
 	}
-	caps := capabilities()
-	modules, problems := parse(handler.Rego.Modules, version, caps)
-	decision, err := decisionRef(handler.Rego.Decision)
-	if err != nil {
-		problems = append(problems, config.Problem{Field: "check_method", Text: err.Error()})
-	}
-	if len(problems) > 0 {
+	modules, found := parse(handler.Rego.Modules, version, environment)
+	if problems = append(found, problems...); len(problems) > 0 {
 		return nil, problems
 	}
-	library, problems := newLibrary(modules, version, caps)
+	library, problems := newLibrary(modules, version, environment)
 	if len(problems) > 0 {
 		return nil, problems
 	}
@@ -49,11 +66,13 @@ func (Kind) Compile(handler *config.Handler) ([]policy.Check, config.Problems) {
 	if len(problems) > 0 {
 		return nil, problems
 	}
-	return []policy.Check{&check{program: program, denial: handler.Denial}}, nil
+	return []policy.Check{&check{handler: handler.Name, program: program, denial: handler.Denial}}, nil
 }
 
 // check is a handler's Rego check.
 type check struct {
+	// handler is the handler's name, for what policies print.
+	handler string
 	program *program
 	denial  config.Denial
 }
@@ -63,7 +82,7 @@ func (c *check) Name() string { return c.program.name }
 func (c *check) Cost() policy.Cost { return policy.Compute }
 
 func (c *check) Evaluate(ctx context.Context, request *policy.Request) policy.Verdict {
-	value, failure := c.program.evaluate(ctx, request)
+	value, failure := c.program.evaluate(c.program.forHandler(ctx, c.handler), request)
 	if failure != nil {
 		return policy.Failing(failure)
 	}
