@@ -31,6 +31,7 @@ import (
 	"github.com/tollgate-mesh/tollgate/adapter/lists"
 	"github.com/tollgate-mesh/tollgate/adapter/mixer"
 	"github.com/tollgate-mesh/tollgate/adapter/observe"
+	"github.com/tollgate-mesh/tollgate/adapter/policies"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/apikey"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/header"
@@ -52,6 +53,7 @@ type Adapter struct {
 	secrets  *secret.Store
 	keySets  *keyset.Store
 	lists    *lists.Store
+	policies *policies.Store
 	server   *grpc.Server
 	health   *health.Server
 	// endWatches ends the streams of those who watch the health service.
@@ -85,6 +87,11 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 	observer.CountTransport(access)
 	named := lists.Open(ctx, listSources(s.Lists), logger)
 	observer.CountLists(named.Stats)
+	environment, sources, err := openPolicies(s, observer, logger)
+	if err != nil {
+		return nil, err
+	}
+	observer.CountPolicies(sources.Stats)
 	pipeline, sinks, err := openPipeline(ctx, s.Reports, os.Stdout, logger)
 	if err != nil {
 		return nil, err
@@ -101,7 +108,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 			jwt.Kind{KeySets: jwtKeySets{keySets}, Cache: jwt.NewCache(tokenCacheEntries, tokenCacheBytes)},
 			apikey.Kind{Secrets: keySecrets{secrets}},
 			list.Kind{Sources: named},
-			rego.Kind{},
+			rego.Kind{Sources: sources, Environment: environment},
 		},
 		Timeout: s.EvaluationTimeout,
 		Gate:    policy.NewGate(s.Limits.ConcurrentChecks, s.Limits.QueueWait),
@@ -129,6 +136,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		server:     access.NewServer(mixer.NewCodec()),
 		transport:  access,
 		lists:      named,
+		policies:   sources,
 		health:     health.NewServer(),
 		endWatches: endWatches,
 		pipeline:   pipeline,
@@ -142,7 +150,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 			pages[name] = registry
 		}
 	}
-	a.admin = admin.New(pages, a.ready, a.readyForReports)
+	a.admin = admin.New(pages, a.ready, a.readyForReports, sources.Complaints)
 	door.Register(a.server)
 	healthpb.RegisterHealthServer(a.server, healthService{a.health, watches})
 	if err := errors.Join(registerReflection(a.server), a.listen(ctx)); err != nil {
@@ -208,8 +216,16 @@ func (a *Adapter) Run(ctx context.Context) error {
 	group.Go(func() error { return a.watchReports(parts) })
 	begun := make(chan struct{})
 	group.Go(func() error { a.transport.Run(parts, func() { close(begun) }); return nil })
+	tried := make(chan struct{})
+	group.Go(func() error { return a.policies.Run(parts, func() { close(tried) }) })
 	select {
 	case <-begun:
+	case <-ctx.Done():
+	}
+	// What is called before its policy is there fails closed, or open; a server that hangs must not keep away the handlers that need none.
+	select {
+	case <-tried:
+	case <-time.After(policyPatience):
 	case <-ctx.Done():
 	}
 	group.Go(func() error {

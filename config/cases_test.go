@@ -152,6 +152,9 @@ func render(h *config.Handler) string {
 		if len(h.Rego.Modules) != 1 {
 			text += "s"
 		}
+		if h.Rego.Source != "" {
+			text = fmt.Sprintf("rego %s from %s", h.Rego.Decision, h.Rego.Source)
+		}
 		line("%s", text)
 	}
 	if modes := renderModes(h.Modes); modes != "all closed" {

@@ -20,12 +20,12 @@ type Server struct {
 }
 
 // New makes a server. Pages are the metrics: those of "" at /metrics, those of another name at /metrics/<name>. Ready says why the process should get no calls; nil where it should. ReadyForReports says the same of report
-// calls alone.
-func New(pages map[string]prometheus.Gatherer, ready, readyForReports func() error) *Server {
+// calls alone. Complaints are lines for people about what is wrong although the process is ready.
+func New(pages map[string]prometheus.Gatherer, ready, readyForReports func() error, complaints func() []string) *Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", answer(ready))
-	mux.HandleFunc("GET /readyz/reports", answer(readyForReports))
+	mux.HandleFunc("GET /readyz", answer(ready, complaints))
+	mux.HandleFunc("GET /readyz/reports", answer(readyForReports, nil))
 	mux.HandleFunc("GET /metrics", metrics(pages))
 	mux.HandleFunc("GET /metrics/{page}", metrics(pages))
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
@@ -52,13 +52,18 @@ func metrics(pages map[string]prometheus.Gatherer) http.HandlerFunc {
 	}
 }
 
-func answer(ready func() error) http.HandlerFunc {
+func answer(ready func() error, complaints func() []string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		if err := ready(); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
 		_, _ = fmt.Fprintln(w, "ok")
+		if complaints != nil {
+			for _, line := range complaints() {
+				_, _ = fmt.Fprintln(w, line)
+			}
+		}
 	}
 }
 

@@ -26,7 +26,8 @@ func start(t *testing.T, gatherer prometheus.Gatherer, ready func() error) (*adm
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	server := admin.New(map[string]prometheus.Gatherer{"": gatherer, "other": gatherer}, ready, func() error { return errors.New("the disk is full") })
+	server := admin.New(map[string]prometheus.Gatherer{"": gatherer, "other": gatherer}, ready, func() error { return errors.New("the disk is full") },
+		func() []string { return []string{"policy source shop is not loaded yet"} })
 	done := make(chan error)
 	go func() { done <- server.Serve(listener) }()
 	t.Cleanup(func() {
@@ -63,7 +64,7 @@ func TestEndpoints(t *testing.T) {
 		path, body string
 	}{
 		{"/healthz", "ok\n"},
-		{"/readyz", "ok\n"},
+		{"/readyz", "ok\npolicy source shop is not loaded yet\n"},
 		{"/metrics", "# TYPE tollgate_test_total counter\ntollgate_test_total 3\n"},
 		{"/metrics/other", "# TYPE tollgate_test_total counter\ntollgate_test_total 3\n"},
 		{"/debug/pprof/", "goroutine"},
@@ -182,13 +183,13 @@ func TestServeReportsALostListener(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	require.NoError(t, listener.Close())
-	require.ErrorContains(t, admin.New(nil, always, always).Serve(listener), "admin: ")
+	require.ErrorContains(t, admin.New(nil, always, always, nil).Serve(listener), "admin: ")
 }
 
 func TestShutdownBeforeServe(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	server := admin.New(nil, always, always)
+	server := admin.New(nil, always, always, nil)
 	server.Shutdown(t.Context())
 	require.NoError(t, server.Serve(listener))
 	_, err = listener.Accept()

@@ -42,6 +42,10 @@ type Settings struct {
 	KeySets map[string]KeySet `yaml:"key_sets"`
 	// Lists maps names to the lists that checks look into.
 	Lists map[string]List `yaml:"lists"`
+	// Policies maps names to the sources of policies that handlers decide by.
+	Policies map[string]PolicySource `yaml:"policies"`
+	// Rego says what policies may do beside computing.
+	Rego Rego `yaml:"rego"`
 	// Limits bounds what the process takes on.
 	Limits Limits `yaml:"limits"`
 	// Reports says where records go.
@@ -253,5 +257,5 @@ func (s Settings) Validate() error {
 	} {
 		add(n.value < n.least || n.value > n.most, "%s is %d; use %d to %d", n.key, n.value, n.least, n.most)
 	}
-	return errors.Join(slices.Concat(problems, s.TLS.validate(), s.validateCallers(), s.Connections.validate(), validateKeySets(s.KeySets), validateLists(s.Lists), s.Reports.validate())...)
+	return errors.Join(slices.Concat(problems, s.TLS.validate(), s.validateCallers(), s.Connections.validate(), validateKeySets(s.KeySets), validateLists(s.Lists), validatePolicies(s.Policies), s.Rego.validate(), s.Reports.validate())...)
 }
