@@ -193,7 +193,14 @@ func (g *gate) Commit(ctx context.Context, txn storage.Transaction) error {
 	if !g.written {
 		return g.Store.Commit(ctx, txn)
 	}
-	generation, err := g.compile(ctx, txn)
+	manifest, err := g.manifest(ctx, txn)
+	if storage.IsNotFound(err) { // OPA prepares the store before it has any bundle
+		return g.Store.Commit(ctx, txn)
+	}
+	var generation *rego.Generation
+	if err == nil {
+		generation, err = g.compile(ctx, txn, manifest)
+	}
 	if err != nil {
 		g.refused = err
 		g.Abort(ctx, txn)
@@ -206,13 +213,13 @@ func (g *gate) Commit(ctx context.Context, txn storage.Transaction) error {
 	return nil
 }
 
-func (g *gate) compile(ctx context.Context, txn storage.Transaction) (generation *rego.Generation, err error) {
+func (g *gate) compile(ctx context.Context, txn storage.Transaction, manifest manifest) (generation *rego.Generation, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("reading the bundle panicked: %T\n%s", r, debug.Stack())
 		}
 	}()
-	content, err := g.content(ctx, txn)
+	content, err := g.content(ctx, txn, manifest)
 	if err != nil {
 		return nil, err
 	}
@@ -220,15 +227,17 @@ func (g *gate) compile(ctx context.Context, txn storage.Transaction) (generation
 }
 
 // content copies what the store holds.
-func (g *gate) content(ctx context.Context, txn storage.Transaction) (rego.Content, error) {
-	content := rego.Content{Modules: map[string]rego.Module{}, Version: g.bundled.source.Version}
-	manifest, err := g.manifest(ctx, txn)
-	if err != nil {
-		return content, err
-	}
-	content.Revision = revisionOf(manifest.Revision)
+func (g *gate) content(ctx context.Context, txn storage.Transaction, manifest manifest) (rego.Content, error) {
+	content := rego.Content{Modules: map[string]rego.Module{}, Version: g.bundled.source.Version, Revision: revisionOf(manifest.Revision)}
 	if manifest.RegoVersion != nil {
-		content.Version = configVersion(*manifest.RegoVersion)
+		switch *manifest.RegoVersion {
+		case 0:
+			content.Version = config.RegoV0
+		case 1:
+			content.Version = config.RegoV1
+		default:
+			return content, fmt.Errorf("the manifest's rego_version is %d; use 0 or 1", *manifest.RegoVersion)
+		}
 	}
 	ids, err := g.ListPolicies(ctx, txn)
 	if err != nil {
@@ -312,13 +321,6 @@ func withoutSystem(root any) (map[string]any, error) {
 	data = maps.Clone(data)
 	delete(data, opabundle.BundlesBasePath[0])
 	return data, nil
-}
-
-func configVersion(number int) config.RegoVersion {
-	if number == 0 {
-		return config.RegoV0
-	}
-	return config.RegoV1
 }
 
 func parserOptions(version config.RegoVersion) ast.ParserOptions {

@@ -109,6 +109,7 @@ func TestSource(t *testing.T) {
 	assert.Equal(t, policy.Passed, v.Result)
 	assert.Equal(t, "shop@1", v.Revision, "a rollback is an earlier revision again")
 
+	runtime.KeepAlive(other) // else the source may forget its rule
 	source.Reject(assert.AnError)
 	stats = source.Stats()
 	assert.Equal(t, assert.AnError, stats.Err)
