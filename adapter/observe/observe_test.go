@@ -27,6 +27,7 @@ import (
 	"github.com/tollgate-mesh/tollgate/adapter/lists"
 	"github.com/tollgate-mesh/tollgate/adapter/observe"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/rego"
 	"github.com/tollgate-mesh/tollgate/adapter/report"
 	"github.com/tollgate-mesh/tollgate/adapter/report/record"
 	"github.com/tollgate-mesh/tollgate/adapter/report/sink/deadletter"
@@ -276,6 +277,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	o.CountSecrets(func() []string { return nil })
 	o.CountKeySets(func() map[string]keyset.Stats { return nil })
 	o.CountLists(func() map[string]lists.Stats { return nil })
+	o.CountPolicies(func() map[string]rego.Stats { return nil })
 	o.CountSinks(map[string]report.Sink{"s": &counting{}})
 	o.CountTransport(access{})
 	descriptions := make(chan *prometheus.Desc)

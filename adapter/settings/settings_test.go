@@ -88,6 +88,28 @@ lists:
     refresh: 23s
     max_stale: 24m
     timeout: 25s
+policies:
+  shop:
+    directory: /policies
+    rego_version: v0
+    max_bytes: 26
+    max_stale: 27m
+    bundle:
+      url: https://b/c
+      ca: /ca
+      bearer_file: /token
+      min_refresh: 28s
+      max_refresh: 29s
+      timeout: 30s
+      keys:
+        release: {file: /key, algorithm: ES256}
+      scope: read
+      unsigned: true
+      persist: /persist
+rego:
+  allow_hosts: [a, b:1]
+  ca: /ca
+  print: true
 limits:
   message_bytes: 1
   concurrent_checks: 2
@@ -197,6 +219,13 @@ func TestParseReadsEverySetting(t *testing.T) {
 		Lists: map[string]settings.List{
 			"a": {Type: "regex", File: "/l", URL: "https://l", CA: "/ca", Refresh: 23 * time.Second, MaxStale: 24 * time.Minute, Timeout: 25 * time.Second},
 		},
+		Policies: map[string]settings.PolicySource{
+			"shop": {Directory: "/policies", RegoVersion: "v0", MaxBytes: 26, MaxStale: 27 * time.Minute, Bundle: &settings.Bundle{
+				URL: "https://b/c", CA: "/ca", BearerFile: "/token", MinRefresh: 28 * time.Second, MaxRefresh: 29 * time.Second, Timeout: 30 * time.Second,
+				Keys: map[string]settings.BundleKey{"release": {File: "/key", Algorithm: "ES256"}}, Scope: "read", Unsigned: true, Persist: "/persist",
+			}},
+		},
+		Rego: settings.Rego{AllowHosts: []string{"a", "b:1"}, CA: "/ca", Print: true},
 		Limits: settings.Limits{
 			MessageBytes: 1, ConcurrentChecks: 2, QueueWait: 3 * time.Millisecond,
 			Handlers: settings.Handlers{Entries: 4, Bytes: 5, Compiling: 6, Waiting: 7, RetryAfter: 8 * time.Second},
@@ -548,7 +577,7 @@ func keys(t reflect.Type, prefix string) []string {
 	return all
 }
 
-// defaults are the settings that hold for a sink and a caller of which only the kind is set, all kinds at once, for a key set and for a list.
+// defaults are the settings that hold for a sink and a caller of which only the kind is set, all kinds at once, for a key set, for a list and for a policy source.
 func defaults() reflect.Value {
 	s := settings.Default()
 	s.Callers = map[string]settings.Caller{"name": settings.Caller{Header: &settings.HeaderCredential{}, JWT: &settings.JWT{}}.WithDefaults()}
@@ -556,6 +585,8 @@ func defaults() reflect.Value {
 	s.Reports = s.Reports.WithDefaults()
 	s.KeySets = map[string]settings.KeySet{"name": settings.KeySet{}.WithDefaults()}
 	s.Lists = map[string]settings.List{"name": settings.List{}.WithDefaults()}
+	bundle := &settings.Bundle{Keys: map[string]settings.BundleKey{"name": {}}}
+	s.Policies = map[string]settings.PolicySource{"name": settings.PolicySource{Bundle: bundle}.WithDefaults()}
 	return reflect.ValueOf(s)
 }
 
