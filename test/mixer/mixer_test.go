@@ -55,6 +55,8 @@ var scenarios = []struct {
 	{"api keys", testAPIKeys},
 	{"nothing", testNothing},
 	{"check examples", testCheckExamples},
+	{"policy sources", testPolicySources},
+	{"policy examples", testPolicyExamples},
 	{"failures", testFailureMatrix},
 	{"crowd", testCrowd},
 	{"reports", testReports},
