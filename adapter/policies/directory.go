@@ -115,6 +115,7 @@ func (d *directory) read() {
 		return
 	}
 	d.activate(generation)
+	d.Confirm()
 }
 
 // steady reads the directory until two readings are alike: what changes in the meantime could be half of one policy and half of another.

@@ -170,7 +170,6 @@ func (s *Source) Activate(generation *Generation) map[string]config.Problems {
 		r.state.Store(state)
 	}
 	s.current, s.lastErr = generation, nil
-	s.accepted++
 	s.confirmed.Store(time.Now().UnixNano())
 	return behind
 }
@@ -189,7 +188,7 @@ func (r *rule) in(generation *Generation) (state *ruleState) {
 	return &ruleState{program: program, revision: r.source.name + "@" + generation.revision}
 }
 
-// Confirm says that the source was heard of and has nothing newer.
+// Confirm says that the source was read and has nothing newer than what was activated.
 func (s *Source) Confirm() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
