@@ -87,7 +87,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 	observer.CountTransport(access)
 	named := lists.Open(ctx, listSources(s.Lists), logger)
 	observer.CountLists(named.Stats)
-	environment, sources, err := openPolicies(s, observer, logger)
+	environment, sources, err := openPolicies(s, observer, logger) //nolint:contextcheck // preparing a policy ends by itself
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -86,7 +87,7 @@ func (f files) sign(t *testing.T, by signer, scope string) files {
 			}
 			sum, err := hasher.HashFile(value)
 			require.NoError(t, err)
-			listed = append(listed, bundle.NewFile(name, fmt.Sprintf("%x", sum), "SHA-256"))
+			listed = append(listed, bundle.NewFile(name, hex.EncodeToString(sum), "SHA-256"))
 		}
 		signing.ClaimsPath = write(t, filepath.Join(t.TempDir(), "claims.json"), mustJSON(t, map[string]any{"scope": scope}))
 		token, err := bundle.GenerateSignedToken(listed, signing, "release")
@@ -323,7 +324,7 @@ func TestBundleScope(t *testing.T) {
 	f := open(t, source)
 	f.run(t)
 	require.Eventually(t, func() bool { return f.source.Stats().Rejected > 0 }, patience, time.Millisecond)
-	assert.ErrorContains(t, f.source.Stats().Err, "scope mismatch")
+	require.ErrorContains(t, f.source.Stats().Err, "scope mismatch")
 	server.offer(revision(1).sign(t, by, "read").pack(t))
 	f.await(t, "1 1", "shop@v1")
 }

@@ -57,7 +57,7 @@ func (d *directory) run(ctx context.Context, tried func()) {
 		defer func() { _ = watcher.Close() }()
 		events, errs = watcher.Events, watcher.Errors
 	}
-	look := func() {
+	look := func() { //nolint:contextcheck // what is read is compiled to the end
 		d.read()
 		if watcher == nil {
 			return

@@ -51,7 +51,9 @@ func TestPolicies(t *testing.T) {
 			"policies.p.bundle.min_refresh and max_refresh are 1.5s and 2s; use whole seconds",
 		},
 		"durations": {
-			bundle(func(b *settings.Bundle) { b.MinRefresh, b.MaxRefresh, b.Timeout = 25*time.Hour, time.Second, time.Millisecond }),
+			bundle(func(b *settings.Bundle) {
+				b.MinRefresh, b.MaxRefresh, b.Timeout = 25*time.Hour, time.Second, time.Millisecond
+			}),
 			"policies.p.bundle.min_refresh is 25h0m0s; use 1s to 24h0m0s\npolicies.p.bundle.max_refresh is 1s; use 25h0m0s to 24h0m0s\npolicies.p.bundle.timeout is 1ms; use 100ms to 10m0s",
 		},
 		"no URL":    {bundle(func(b *settings.Bundle) { b.URL = "" }), "policies.p.bundle.url is missing; write the bundle's, such as https://bundles.example.com/shop.tar.gz"},

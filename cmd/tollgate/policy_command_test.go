@@ -83,7 +83,8 @@ func TestPolicyCheck(t *testing.T) {
 		"no rule given":    {[]string{good}, 1, "", "check-method"},
 		"does not compile": {[]string{"--check-method", "data.shop.allow", bad}, 1, "", "shop.rego:2:10: rego_unsafe_var_error"},
 		"no such input": {
-			[]string{"--v0-compatible", "--check-method", "data.shop.allow", filepath.Join(misspelt, "shop.rego")}, 1, "",
+			[]string{"--v0-compatible", "--check-method", "data.shop.allow", filepath.Join(misspelt, "shop.rego")},
+			1, "",
 			filepath.Join(misspelt, "shop.rego") + ":2:9: input.subjct is in no input",
 		},
 		"no policy":       {[]string{"--check-method", "data.shop.allow", empty}, 1, "", "has no policies"},

@@ -9,7 +9,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	oparego "github.com/open-policy-agent/opa/v1/rego"
 	"github.com/open-policy-agent/opa/v1/topdown"
-	"github.com/open-policy-agent/opa/v1/topdown/print"
+	opaprint "github.com/open-policy-agent/opa/v1/topdown/print"
 
 	"github.com/tollgate-mesh/tollgate/config"
 )
@@ -38,7 +38,7 @@ type Printed struct {
 // Environment is what the policies of a process may do beside computing. It is immutable.
 type Environment struct {
 	capabilities *ast.Capabilities
-	print        print.Hook
+	printer      opaprint.Hook // nil where nobody listens
 	transport    topdown.CustomizeRoundTripper
 }
 
@@ -53,7 +53,7 @@ func NewEnvironment(options Options) *Environment {
 		e.transport = newNetwork(options.AllowHosts, options.RootCAs).roundTripper
 	}
 	if options.Print != nil {
-		e.print = printHook(options.Print)
+		e.printer = printHook(options.Print)
 	}
 	return e
 }
@@ -118,7 +118,7 @@ func (p *program) forHandler(ctx context.Context, handler string) context.Contex
 }
 
 // Print hands on what a policy prints.
-func (h printHook) Print(at print.Context, text string) error {
+func (h printHook) Print(at opaprint.Context, text string) error {
 	printed := Printed{Text: shorten(text, maxPrinted), Place: place("", at.Location)}
 	printed.Handler, _ = at.Context.Value(handlerKey{}).(string)
 	h(printed)

@@ -75,7 +75,7 @@ func TestAllowedHosts(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")
 	listener, err := net.Listen("unix", socket)
 	require.NoError(t, err)
-	unix := &httptest.Server{Listener: listener, Config: &http.Server{Handler: other.Config.Handler}} //nolint:gosec // a test's
+	unix := &httptest.Server{Listener: listener, Config: &http.Server{Handler: other.Config.Handler}}
 	unix.Start()
 	defer unix.Close()
 

@@ -75,7 +75,7 @@ func unknownField(ref ast.Ref) string {
 
 // reachable returns the rules that a reference may lead to.
 func reachable(compiler *ast.Compiler, decision ast.Ref) []*ast.Rule {
-	rules := compiler.GetRulesDynamic(decision)
+	rules := compiler.GetRulesDynamicWithOpts(decision, ast.RulesOptions{})
 	seen := make(map[*ast.Rule]bool, len(rules))
 	for _, rule := range rules {
 		seen[rule] = true

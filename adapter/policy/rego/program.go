@@ -24,7 +24,7 @@ type library struct {
 
 func newLibrary(modules map[string]*ast.Module, version ast.RegoVersion, environment *Environment) (*library, config.Problems) {
 	compiler := ast.NewCompiler().WithCapabilities(environment.capabilities).WithDefaultRegoVersion(version).
-		WithEnablePrintStatements(environment.print != nil)
+		WithEnablePrintStatements(environment.printer != nil)
 	compiler.Compile(modules)
 	if compiler.Failed() {
 		return nil, describe("policy", compiler.Errors)
@@ -60,7 +60,7 @@ func newProgram(l *library, decision ast.Ref) (*program, config.Problems) {
 	// of that time may rely on the former: `not` of an undefined expression is true.
 	options := []func(*oparego.Rego){
 		oparego.Compiler(l.compiler), oparego.ParsedQuery(query), oparego.SetRegoVersion(l.version),
-		oparego.StrictBuiltinErrors(l.version == ast.RegoV0), oparego.PrintHook(l.environment.print),
+		oparego.StrictBuiltinErrors(l.version == ast.RegoV0), oparego.PrintHook(l.environment.printer),
 	}
 	if l.data != nil {
 		options = append(options, oparego.Store(l.data))
@@ -69,8 +69,10 @@ func newProgram(l *library, decision ast.Ref) (*program, config.Problems) {
 	if err != nil {
 		return nil, describe("check_method", err)
 	}
-	p := &program{name: "rego/" + label(decision), query: prepared, input: inputForm{rawIP: l.version == ast.RegoV0},
-		options: l.environment.evalOptions(), prints: l.environment.print != nil}
+	p := &program{
+		name: "rego/" + label(decision), query: prepared, input: inputForm{rawIP: l.version == ast.RegoV0},
+		options: l.environment.evalOptions(), prints: l.environment.printer != nil,
+	}
 	if volatileBuiltin(l.compiler.Modules) != "" {
 		// The same request may be answered differently a moment later, so nobody may reuse this answer unasked.
 		p.lifetime = config.SingleUse

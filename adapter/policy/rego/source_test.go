@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -280,7 +281,7 @@ func TestGenerationsUnderLoad(t *testing.T) {
 	t.Parallel()
 	source := newSource(0)
 	generation := func(n int) rego.Content {
-		c := content(fmt.Sprint(n), fmt.Sprintf(`package shop
+		c := content(strconv.Itoa(n), fmt.Sprintf(`package shop
 allow := {"allow": false, "reason": sprintf("%%d %%d %%s", [code, data.code, helper(input.subject.user)])}
 code := %d
 helper(user) := sprintf("%%s-%%d", [user, data.other[_].code])`, n))
