@@ -1,6 +1,7 @@
 package rego
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -81,7 +82,16 @@ func (g guard) RoundTrip(request *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	response.Body = &boundedBody{ReadCloser: response.Body, left: maxResponseBytes}
+	defer func() { _ = response.Body.Close() }()
+	// As a whole, for OPA does not close a body that it cannot read to its end, and a part of an answer could mean its opposite.
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxResponseBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(body) > maxResponseBytes {
+		return nil, fmt.Errorf("the response has more than %d bytes", maxResponseBytes)
+	}
+	response.Body = io.NopCloser(bytes.NewReader(body))
 	return response, nil
 }
 
@@ -99,19 +109,4 @@ func (n *network) check(request *http.Request) error {
 		return fmt.Errorf("the setting rego.allow_hosts does not have %s", net.JoinHostPort(host, port))
 	}
 	return nil
-}
-
-// boundedBody ends with an error where there is more than may be read: a part of an answer could mean its opposite.
-type boundedBody struct {
-	io.ReadCloser
-	left int
-}
-
-// Read reads the next bytes.
-func (b *boundedBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if b.left -= n; b.left < 0 {
-		return 0, fmt.Errorf("the response has more than %d bytes", maxResponseBytes)
-	}
-	return n, err
 }
