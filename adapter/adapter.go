@@ -34,6 +34,7 @@ import (
 	"github.com/tollgate-mesh/tollgate/adapter/lists"
 	"github.com/tollgate-mesh/tollgate/adapter/mixer"
 	"github.com/tollgate-mesh/tollgate/adapter/observe"
+	"github.com/tollgate-mesh/tollgate/adapter/policies"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/apikey"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/basic"
@@ -62,6 +63,7 @@ type Adapter struct {
 	lists    *lists.Store
 	redis    redisStores
 	htpasswd *htpasswd.Store
+	policies *policies.Store
 	server   *grpc.Server
 	health   *health.Server
 	// endWatches ends the streams of those who watch the health service.
@@ -104,6 +106,11 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 	observer.CountLists(named.Stats)
 	passwords := htpasswd.Open(ctx, htpasswdSources(s.Htpasswd), logger)
 	observer.CountHtpasswd(passwords.Stats)
+	environment, sources, err := openPolicies(s, observer, logger) //nolint:contextcheck // preparing a policy ends by itself
+	if err != nil {
+		return nil, err
+	}
+	observer.CountPolicies(sources.Stats)
 	shared, err := openRedis(s.Redis)
 	if err != nil {
 		return nil, err
@@ -133,7 +140,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 			apikey.Kind{Secrets: secrets{store}},
 			list.Kind{Sources: named},
 			basic.Kind{Files: passwords, Verifier: basic.NewVerifier(s.Limits.ConcurrentChecks)},
-			rego.Kind{Cache: remembered},
+			rego.Kind{Sources: sources, Environment: environment, Cache: remembered},
 		},
 		Timeout: s.EvaluationTimeout,
 		Gate:    gate,
@@ -175,6 +182,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		lists:      named,
 		redis:      shared,
 		htpasswd:   passwords,
+		policies:   sources,
 		health:     health.NewServer(),
 		endWatches: endWatches,
 		pipeline:   pipeline,
@@ -257,8 +265,16 @@ func (a *Adapter) Run(ctx context.Context) error {
 	group.Go(func() error { return a.watchReadiness(parts) })
 	begun := make(chan struct{})
 	group.Go(func() error { a.transport.Run(parts, func() { close(begun) }); return nil })
+	tried := make(chan struct{})
+	group.Go(func() error { return a.policies.Run(parts, func() { close(tried) }) })
 	select {
 	case <-begun:
+	case <-ctx.Done():
+	}
+	// What is called before its policy is there fails closed, or open; a server that hangs must not keep away the handlers that need none.
+	select {
+	case <-tried:
+	case <-time.After(policyPatience):
 	case <-ctx.Done():
 	}
 	group.Go(func() error {

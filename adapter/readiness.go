@@ -29,7 +29,7 @@ func (a *Adapter) readiness() []readiness.Condition {
 				if source.stats()[name].Loaded {
 					return nil
 				}
-				return source.current(name)
+				return source.problem(name)
 			}})
 		}
 	}

@@ -52,8 +52,11 @@ type source struct {
 	// kind is for people; setting is the key of the settings that names them.
 	kind, setting string
 	stats         func() map[string]follow.Stats
-	// current returns why there is nothing that counts now.
-	current func(name string) error
+	// problem returns what is wrong, if anything. It keeps the thing from being used, unless it is used all the same.
+	problem func(name string) error
+	lasts   bool
+	// revision is what is in force; nil where the kind has none.
+	revision func(name string) string
 }
 
 // sources returns what comes from elsewhere, for the page and for readiness.
@@ -63,26 +66,39 @@ func (a *Adapter) sources() []source {
 			set, _ := a.keySets.Set(name)
 			_, err := set.Keys()
 			return err
-		}},
+		}, false, nil},
 		{"list", "lists", a.lists.Stats, func(name string) error {
 			list, _ := a.lists.Source(name)
 			_, err := list.Current()
 			return err
-		}},
+		}, false, nil},
 		{"htpasswd file", "htpasswd", a.htpasswd.Stats, func(name string) error {
 			file, _ := a.htpasswd.File(name)
 			_, err := file.Users()
 			return err
-		}},
+		}, false, nil},
+		{"policy source", "policies", a.policyStats, a.policies.Problem, true, func(name string) string { return a.policies.Stats()[name].Revision }},
 	}
+}
+
+// policyStats are the figures of policy sources in the form of the others'.
+func (a *Adapter) policyStats() map[string]follow.Stats {
+	all := map[string]follow.Stats{}
+	for name, s := range a.policies.Stats() {
+		all[name] = follow.Stats{Loaded: s.Revision != "", Age: s.Age, Size: s.Rules, Read: s.Accepted, Failed: s.Rejected}
+	}
+	return all
 }
 
 // shown returns everything of the kind as the page shows it.
 func (s source) shown() (shown []admin.Source) {
 	all := s.stats()
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		stats, err := all[name], s.current(name)
-		one := admin.Source{Kind: s.kind, Name: name, Usable: err == nil, Entries: stats.Size, Failed: stats.Failed}
+		stats, err := all[name], s.problem(name)
+		one := admin.Source{Kind: s.kind, Name: name, Usable: err == nil || s.lasts && stats.Loaded, Entries: stats.Size, Failed: stats.Failed}
+		if s.revision != nil {
+			one.Revision = s.revision(name)
+		}
 		if stats.Loaded {
 			one.Read = time.Now().Add(-stats.Age)
 		}

@@ -155,6 +155,9 @@ func render(h *config.Handler) string {
 		if len(h.Rego.Modules) != 1 {
 			text += "s"
 		}
+		if h.Rego.Source != "" {
+			text = fmt.Sprintf("rego %s from %s", h.Rego.Decision, h.Rego.Source)
+		}
 		line("%s", text)
 	}
 	for i := range h.Quotas {

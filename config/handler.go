@@ -208,7 +208,7 @@ type APIKey struct {
 	Digest Digest
 }
 
-// RegoVersion is the language version of inline policies.
+// RegoVersion is the language version of policies.
 type RegoVersion uint8
 
 const (
@@ -218,10 +218,12 @@ const (
 	RegoV1
 )
 
-// RegoPolicy is a policy given inline.
+// RegoPolicy is a policy that is given inline, or comes from a source.
 type RegoPolicy struct {
-	// Modules are the sources; at least one.
+	// Modules are given inline; at least one, unless there is a Source.
 	Modules []string
+	// Source names a policy source that the settings define; empty where there are Modules.
+	Source string
 	// Decision is the reference to the deciding rule, such as data.mixerauthz.allow.
 	Decision string
 	// Version is the language of Modules.

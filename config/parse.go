@@ -251,15 +251,22 @@ func expectedValue(problems *Problems, field, value string) bool {
 }
 
 func regoPolicy(problems *Problems, params *configpb.Params) *RegoPolicy {
-	modules, method := params.GetPolicy(), params.GetCheckMethod()
-	if len(modules) == 0 && params.CheckMethod == nil {
+	modules, source, method := params.GetPolicy(), params.GetPolicySource(), params.GetCheckMethod()
+	if len(modules) == 0 && source == "" && params.CheckMethod == nil {
 		if params.GetRegoVersion() != configpb.Params_REGO_VERSION_UNSPECIFIED {
 			problems.add("rego_version", "is %s, but there is no policy; add policy and check_method or remove it", params.GetRegoVersion())
 		}
 		return nil
 	}
-	if len(modules) == 0 {
+	switch {
+	case len(modules) == 0 && source == "":
 		problems.add("policy", "is missing; check_method %s needs the Rego module that defines it", quote(method))
+	case len(modules) > 0 && source != "":
+		problems.add("policy_source", "is %s and stands beside policy; keep the one that check_method is in", quote(source))
+	case source != "" && params.GetRegoVersion() != configpb.Params_REGO_VERSION_UNSPECIFIED:
+		problems.add("rego_version", "is %s and stands beside policy_source, whose language the bundle or the adapter's settings say; remove it", params.GetRegoVersion())
+	case len(source) > MaxNameBytes:
+		problems.add("policy_source", "has %d bytes; use at most %d", len(source), MaxNameBytes)
 	}
 	switch {
 	case method == "":
@@ -280,7 +287,7 @@ func regoPolicy(problems *Problems, params *configpb.Params) *RegoPolicy {
 	if total > MaxPolicyBytes {
 		problems.add("policy", "has %d bytes in all; use at most %d", total, MaxPolicyBytes)
 	}
-	policy := &RegoPolicy{Modules: modules, Decision: method}
+	policy := &RegoPolicy{Modules: modules, Source: source, Decision: method}
 	if params.GetRegoVersion() == configpb.Params_V1 {
 		policy.Version = RegoV1
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -53,7 +54,13 @@ type Observer struct {
 	failures throttle
 	problems throttle
 	refusals throttle
+
+	prints    *rate.Limiter
+	unprinted atomic.Uint64
 }
+
+// printsPerSecond bounds what policies print to the log, but for a burst of ten times as many.
+const printsPerSecond = 10
 
 type counterKey struct {
 	handler, outcome, class string
@@ -64,6 +71,7 @@ func New(logger *slog.Logger, version string) *Observer {
 	o := &Observer{
 		logger:   logger,
 		registry: prometheus.NewRegistry(),
+		prints:   rate.NewLimiter(printsPerSecond, 10*printsPerSecond),
 		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tollgate_decisions_total",
 			Help: "Decisions by handler, outcome (allow, deny, failed_open, failed_closed) and failure class (none where nothing failed).",

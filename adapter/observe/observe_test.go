@@ -279,6 +279,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	o.CountLists(func() map[string]follow.Stats { return nil })
 	o.CountHtpasswd(func() map[string]follow.Stats { return nil })
 	o.CountDecisionCache(func() rego.CacheStats { return rego.CacheStats{} })
+	o.CountPolicies(func() map[string]rego.Stats { return nil })
 	o.CountSinks(map[string]report.Sink{"s": &counting{}})
 	o.CountTransport(access{})
 	o.CountTraces(tracing.New(tracing.Options{}))

@@ -79,6 +79,8 @@ type Verdict struct {
 	Remembered bool
 	// Denial overrides what the handler says denied callers are told; nil leaves it. Only where the result is Denied.
 	Denial *config.Denial
+	// Revision names the policy that the check evaluated, where that can change while the handler stays; empty where it cannot.
+	Revision string
 	// Failure is set where the result is Failed.
 	Failure *Failure
 }

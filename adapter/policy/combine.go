@@ -36,6 +36,8 @@ type combination struct {
 	check    string
 	verdict  Verdict
 	lifetime config.Lifetime
+	// revision is that of the first policy from a source that was evaluated.
+	revision string
 }
 
 func newCombination(handler *config.Handler) combination {
@@ -65,6 +67,9 @@ func (c *combination) standingOf(v Verdict) standing {
 func (c *combination) add(check string, v Verdict) (decided bool) {
 	if v.Result != Passed && v.Result != Denied && v.Failure == nil {
 		v.Failure = Fail(config.EvaluationError, "check %s gave no verdict", check)
+	}
+	if c.revision == "" {
+		c.revision = v.Revision
 	}
 	if v.Name != "" {
 		check = v.Name

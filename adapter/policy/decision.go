@@ -31,7 +31,8 @@ type Decision struct {
 	Cached bool
 	// Identity is whose API key was accepted on the way to the decision; empty for nobody's.
 	Identity string
-	// Revision identifies the policy that decided.
+	// Revision identifies the policy that decided: the handler's fingerprint, and after a slash the revision of a policy from a source,
+	// if one was evaluated.
 	Revision string
 	// Failure is not nil where the answer comes from a failure, whether it was let through or refused.
 	Failure *Failure

@@ -76,7 +76,11 @@ func (p *Policy) Problems() config.Problems { return p.problems }
 // timeout and what ctx leaves, and whatever its checks do.
 func (p *Policy) Evaluate(ctx context.Context, request *Request) Decision {
 	d := p.evaluate(ctx, request)
-	d.Revision = p.handler.Fingerprint
+	if d.Revision == "" {
+		d.Revision = p.handler.Fingerprint
+	} else {
+		d.Revision = p.handler.Fingerprint + "/" + d.Revision
+	}
 	return d
 }
 
@@ -99,15 +103,18 @@ func (p *Policy) evaluate(ctx context.Context, request *Request) Decision {
 		ctx, cancel := context.WithDeadline(ctx, Deadline(ctx, p.timeout))
 		defer cancel()
 		for ; next < len(p.checks) && !decided; next++ {
-			asked := time.Now()
-			verdict := p.askWithin(ctx, p.checks[next], request)
-			combined.age(time.Since(asked))
+			verdict, ok := atOnce(ctx, p.checks[next], request)
+			if !ok {
+				asked := time.Now()
+				verdict = p.askWithin(ctx, p.checks[next], request)
+				combined.age(time.Since(asked))
+			}
 			request = request.after(verdict)
 			decided = combined.add(p.checks[next].Name(), verdict)
 		}
 	}
 	d := combined.decision()
-	d.Identity = request.Identity
+	d.Identity, d.Revision = request.Identity, combined.revision
 	return d
 }
 

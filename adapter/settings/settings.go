@@ -46,6 +46,10 @@ type Settings struct {
 	Redis map[string]Redis `yaml:"redis"`
 	// Htpasswd maps names to the files of users that checks ask.
 	Htpasswd map[string]Htpasswd `yaml:"htpasswd"`
+	// Policies maps names to the sources of policies that handlers decide by.
+	Policies map[string]PolicySource `yaml:"policies"`
+	// Rego says what policies may do beside computing.
+	Rego Rego `yaml:"rego"`
 	// Limits bounds what the process takes on.
 	Limits Limits `yaml:"limits"`
 	// Reports says where records go.
@@ -296,5 +300,5 @@ func (s Settings) Validate() error {
 		add(n.value < n.least || n.value > n.most, "%s is %d; use %d to %d", n.key, n.value, n.least, n.most)
 	}
 	return errors.Join(slices.Concat(problems, s.TLS.validate(), s.validateCallers(), s.Connections.validate(), validateKeySets(s.KeySets), validateLists(s.Lists),
-		validateHtpasswd(s.Htpasswd), validateRedis(s.Redis), s.Reports.validate(), s.Traces.validate(), s.Readiness.validate())...)
+		validateHtpasswd(s.Htpasswd), validateRedis(s.Redis), validatePolicies(s.Policies), s.Rego.validate(), s.Reports.validate(), s.Traces.validate(), s.Readiness.validate())...)
 }

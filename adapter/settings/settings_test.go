@@ -90,6 +90,28 @@ lists:
     timeout: 25s
 htpasswd:
   staff: {file: /staff, max_stale: 26m}
+policies:
+  shop:
+    directory: /policies
+    rego_version: v0
+    max_bytes: 26
+    max_stale: 27m
+    bundle:
+      url: https://b/c
+      ca: /ca
+      bearer_file: /token
+      min_refresh: 28s
+      max_refresh: 29s
+      timeout: 30s
+      keys:
+        release: {file: /key, algorithm: ES256}
+      scope: read
+      unsigned: true
+      persist: /persist
+rego:
+  allow_hosts: [a, b:1]
+  ca: /ca
+  print: true
 limits:
   message_bytes: 1
   concurrent_checks: 2
@@ -228,6 +250,13 @@ func TestParseReadsEverySetting(t *testing.T) {
 			Timeout: 28 * time.Millisecond, Connections: 29,
 		}},
 		Htpasswd: map[string]settings.Htpasswd{"staff": {File: "/staff", MaxStale: 26 * time.Minute}},
+		Policies: map[string]settings.PolicySource{
+			"shop": {Directory: "/policies", RegoVersion: "v0", MaxBytes: 26, MaxStale: 27 * time.Minute, Bundle: &settings.Bundle{
+				URL: "https://b/c", CA: "/ca", BearerFile: "/token", MinRefresh: 28 * time.Second, MaxRefresh: 29 * time.Second, Timeout: 30 * time.Second,
+				Keys: map[string]settings.BundleKey{"release": {File: "/key", Algorithm: "ES256"}}, Scope: "read", Unsigned: true, Persist: "/persist",
+			}},
+		},
+		Rego: settings.Rego{AllowHosts: []string{"a", "b:1"}, CA: "/ca", Print: true},
 		Limits: settings.Limits{
 			MessageBytes: 1, ConcurrentChecks: 2, QueueWait: 3 * time.Millisecond, QuotaCounts: 26,
 			Handlers:      settings.Handlers{Entries: 4, Bytes: 5, Compiling: 6, Waiting: 7, RetryAfter: 8 * time.Second},
@@ -632,7 +661,7 @@ func keys(t reflect.Type, prefix string) []string {
 	return all
 }
 
-// defaults are the settings that hold for a sink and a caller of which only the kind is set, all kinds at once, for a key set and for a list.
+// defaults are the settings that hold for a sink and a caller of which only the kind is set, all kinds at once, for a key set, for a list and for a policy source.
 func defaults() reflect.Value {
 	s := settings.Default()
 	s.Callers = map[string]settings.Caller{"name": settings.Caller{Header: &settings.HeaderCredential{}, JWT: &settings.JWT{}}.WithDefaults()}
@@ -642,6 +671,8 @@ func defaults() reflect.Value {
 	s.Lists = map[string]settings.List{"name": settings.List{}.WithDefaults()}
 	s.Redis = map[string]settings.Redis{"name": settings.Redis{}.WithDefaults()}
 	s.Htpasswd = map[string]settings.Htpasswd{"name": settings.Htpasswd{}.WithDefaults()}
+	bundle := &settings.Bundle{Keys: map[string]settings.BundleKey{"name": {}}}
+	s.Policies = map[string]settings.PolicySource{"name": settings.PolicySource{Bundle: bundle}.WithDefaults()}
 	return reflect.ValueOf(s)
 }
 

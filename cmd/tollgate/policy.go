@@ -1,14 +1,26 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+)
 
 func policyCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "policy",
-		Short: "Look at Rego policies before they decide",
+		Short: "Look at, check and test Rego policies as the adapter would read them",
 		Args:  cobra.NoArgs,
 		RunE:  func(command *cobra.Command, _ []string) error { return command.Help() },
 	}
-	command.AddCommand(policyInspectCommand())
+	command.AddCommand(policyInspectCommand(), policyCheckCommand(), policyTestCommand())
 	return command
+}
+
+// language is the Rego that policies are read in.
+func language(v0 bool) ast.RegoVersion {
+	if v0 {
+		return ast.RegoV0
+	}
+	return ast.RegoV1
 }

@@ -623,7 +623,7 @@ type Params struct {
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// Checks that compare one property of the request with expected values.
 	Headers []*HeaderCheck `protobuf:"bytes,3,rep,name=headers,proto3" json:"headers,omitempty"`
-	// Rego modules, compiled together. Goes with check_method.
+	// Rego modules, compiled together. Goes with check_method. Not together with policy_source.
 	Policy []string `protobuf:"bytes,4,rep,name=policy,proto3" json:"policy,omitempty"`
 	// The rule that decides, such as data.mixerauthz.allow. It yields a bool or a result object.
 	CheckMethod *string `protobuf:"bytes,5,opt,name=check_method,json=checkMethod,proto3,oneof" json:"check_method,omitempty"`
@@ -655,7 +655,10 @@ type Params struct {
 	// Limits of what quota calls may take. A quota call that none of them is for is a configuration failure, never a grant.
 	Quotas []*Quota `protobuf:"bytes,18,rep,name=quotas,proto3" json:"quotas,omitempty"`
 	// Checks that want a user's name and password, as HTTP's scheme Basic has them, and know who it is.
-	Basic         []*BasicCheck `protobuf:"bytes,19,rep,name=basic,proto3" json:"basic,omitempty"`
+	Basic []*BasicCheck `protobuf:"bytes,19,rep,name=basic,proto3" json:"basic,omitempty"`
+	// The name of a policy source that the adapter's settings define, in place of `policy`. Goes with check_method, and not together
+	// with rego_version: the settings, or the bundle, say in which language its policies are.
+	PolicySource  string `protobuf:"bytes,20,opt,name=policy_source,json=policySource,proto3" json:"policy_source,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -821,6 +824,13 @@ func (x *Params) GetBasic() []*BasicCheck {
 		return x.Basic
 	}
 	return nil
+}
+
+func (x *Params) GetPolicySource() string {
+	if x != nil {
+		return x.PolicySource
+	}
+	return ""
 }
 
 // HeaderCheck passes when the named property equals one of the expected values. Expected values come from any of `values`,
@@ -2440,7 +2450,7 @@ var File_tollgate_config_config_proto protoreflect.FileDescriptor
 
 const file_tollgate_config_config_proto_rawDesc = "" +
 	"\n" +
-	"\x1ctollgate/config/config.proto\x12\x12tollgate.config.v1\x1a\x1egoogle/protobuf/duration.proto\"\xf8\b\n" +
+	"\x1ctollgate/config/config.proto\x12\x12tollgate.config.v1\x1a\x1egoogle/protobuf/duration.proto\"\x9d\t\n" +
 	"\x06Params\x12\x1e\n" +
 	"\bauth_key\x18\x01 \x01(\tH\x00R\aauthKey\x88\x01\x01\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x129\n" +
@@ -2462,7 +2472,8 @@ const file_tollgate_config_config_proto_rawDesc = "" +
 	"\x05lists\x18\x10 \x03(\v2\x1d.tollgate.config.v1.ListCheckR\x05lists\x12:\n" +
 	"\bapi_keys\x18\x11 \x03(\v2\x1f.tollgate.config.v1.ApiKeyCheckR\aapiKeys\x121\n" +
 	"\x06quotas\x18\x12 \x03(\v2\x19.tollgate.config.v1.QuotaR\x06quotas\x124\n" +
-	"\x05basic\x18\x13 \x03(\v2\x1e.tollgate.config.v1.BasicCheckR\x05basic\"4\n" +
+	"\x05basic\x18\x13 \x03(\v2\x1e.tollgate.config.v1.BasicCheckR\x05basic\x12#\n" +
+	"\rpolicy_source\x18\x14 \x01(\tR\fpolicySource\"4\n" +
 	"\aRequire\x12\x17\n" +
 	"\x13REQUIRE_UNSPECIFIED\x10\x00\x12\a\n" +
 	"\x03ALL\x10\x01\x12\a\n" +

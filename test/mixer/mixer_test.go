@@ -58,6 +58,8 @@ var scenarios = []struct {
 	{"quota in redis", testQuotaInRedis},
 	{"quota example", testQuotaExample},
 	{"check examples", testCheckExamples},
+	{"policy sources", testPolicySources},
+	{"policy examples", testPolicyExamples},
 	{"failures", testFailureMatrix},
 	{"crowd", testCrowd},
 	{"reports", testReports},

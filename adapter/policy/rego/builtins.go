@@ -30,21 +30,25 @@ var pure = func() map[string]bool {
 // what it holds. The last three can end the process, by memory or by stack, with a single argument that a caller may choose.
 var unavailable = []string{"http.send", "net.lookup_ip_addr", "opa.runtime", "json.match_schema", "json.verify_schema", "bits.lsh", "graphql.", "rego.parse_module"}
 
+// networking built-ins become available where settings allow hosts.
+var networking = []string{ast.HTTPSend.Name, ast.NetLookupIPAddr.Name}
+
 func isUnavailable(builtin string) bool {
 	return slices.ContainsFunc(unavailable, func(name string) bool {
 		return builtin == name || strings.HasSuffix(name, ".") && strings.HasPrefix(builtin, name)
 	})
 }
 
-func capabilities() *ast.Capabilities {
+// capabilities are what policies may use: nothing that reaches the network but the hosts, if there are any.
+func capabilities(hosts []string) *ast.Capabilities {
 	c := ast.CapabilitiesForThisVersion()
 	kept := c.Builtins[:0:0]
 	for _, b := range c.Builtins {
-		if !isUnavailable(b.Name) {
+		if !isUnavailable(b.Name) || len(hosts) > 0 && slices.Contains(networking, b.Name) {
 			kept = append(kept, b)
 		}
 	}
 	c.Builtins = kept
-	c.AllowNet = []string{}
+	c.AllowNet = append([]string{}, hosts...)
 	return c
 }

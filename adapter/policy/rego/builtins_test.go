@@ -92,7 +92,7 @@ func call(t *testing.T, name string) string {
 	require.NotNil(t, b, name)
 	arguments := make([]string, len(b.Decl.FuncArgs().Args))
 	for i := range arguments {
-		arguments[i] = "input.x"
+		arguments[i] = "input.value"
 	}
 	return name + "(" + strings.Join(arguments, ", ") + ")"
 }

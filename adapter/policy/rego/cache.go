@@ -10,8 +10,8 @@ import (
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 )
 
-// Cache bounds what the programs of a process remember, in bytes. Each program has an answers of its own, which knows that program's
-// requests alone: what an evaluation of an older policy comes to, however late, is of no use to the one that took its place.
+// Cache bounds what the checks of a process remember, in bytes. Each check has an answers of its own for each program, which knows the
+// requests to that program alone: what an evaluation of an older policy comes to, however late, is of no use to the one that took its place.
 type Cache struct {
 	maxBytes, maxHandlerBytes int
 
@@ -58,7 +58,7 @@ func (c *Cache) Stats() CacheStats {
 	return stats
 }
 
-// answers is what one program answered to which requests.
+// answers is what one check answered to which requests.
 type answers struct {
 	cache *Cache
 
@@ -130,7 +130,7 @@ func (a *answers) evict() {
 	a.cache.evictions.Add(1)
 }
 
-// forget gives the memory back when the program is gone.
+// forget gives the memory back when the check is gone.
 func (a *answers) forget() {
 	c := a.cache
 	c.mu.Lock()

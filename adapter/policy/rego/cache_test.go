@@ -26,7 +26,7 @@ func user(name string) *policy.Request {
 func TestRemembersByWhatIsRead(t *testing.T) {
 	t.Parallel()
 	cache := NewCache(1<<20, 1<<20)
-	c := &check{program: load(t, ast.RegoV1, cache, "package p\ndefault allow := false\nallow if input.subject.user == \"a\"")}
+	c := newCheck("", load(t, ast.RegoV1, "package p\ndefault allow := false\nallow if input.subject.user == \"a\""), config.Denial{}, cache)
 	ask := func(r *policy.Request) (policy.Result, bool) {
 		v, ok := c.Recall(r)
 		return v.Result, ok
@@ -63,8 +63,8 @@ func TestRemembersByWhatIsRead(t *testing.T) {
 func TestFailuresAreNotRemembered(t *testing.T) {
 	t.Parallel()
 	for _, module := range []string{"allow = true { input.value == 1 }", "allow = 7", "allow = true { to_number(input.key) }", "allow = {\"allow\": 1}"} {
-		c := &check{program: load(t, ast.RegoV0, NewCache(1<<20, 1<<20), "package p\n"+module)}
-		require.NotNil(t, c.program.answers)
+		c := newCheck("", load(t, ast.RegoV0, "package p\n"+module), config.Denial{}, NewCache(1<<20, 1<<20))
+		require.NotNil(t, c.answers)
 		request := &policy.Request{Identity: "x"}
 		require.Equal(t, policy.Failed, c.Evaluate(t.Context(), request).Result, module)
 		_, ok := c.Recall(request)
@@ -77,7 +77,7 @@ func TestWithoutACacheNothingIsRemembered(t *testing.T) {
 	assert.Nil(t, NewCache(0, 1))
 	assert.Nil(t, NewCache(1, 0))
 	assert.Zero(t, NewCache(0, 0).Stats())
-	c := &check{program: load(t, ast.RegoV1, nil, "package p\nallow := true")}
+	c := newCheck("", load(t, ast.RegoV1, "package p\nallow := true"), config.Denial{}, nil)
 	c.Evaluate(t.Context(), user("a"))
 	_, ok := c.Recall(user("a"))
 	assert.False(t, ok)
@@ -86,9 +86,9 @@ func TestWithoutACacheNothingIsRemembered(t *testing.T) {
 // Neither the keys nor the answers keep the call alive or change with its memory.
 func TestNothingAliasesTheCall(t *testing.T) {
 	t.Parallel()
-	p := load(t, ast.RegoV1, NewCache(1<<20, 1<<20), `package p
+	p := load(t, ast.RegoV1, `package p
 allow := {"allow": false, "reason": input.subject.user, "message": input.action.path, "headers": {input.action.method: input.action.path}, "body": input.action.service}`)
-	c := &check{program: p, denial: config.Denial{Code: config.PermissionDenied}}
+	c := newCheck("", p, config.Denial{Code: config.PermissionDenied}, NewCache(1<<20, 1<<20))
 	call := strings.Clone("alice/path/header-name/body")
 	request := &policy.Request{Subject: &policy.Subject{User: call[:5]}, Action: &policy.Action{Path: call[5:10], Method: call[11:22], Service: call[23:]}}
 	require.Equal(t, policy.Denied, c.Evaluate(t.Context(), request).Result)
@@ -180,7 +180,7 @@ func TestAProgramThatIsGoneIsForgotten(t *testing.T) {
 	t.Parallel()
 	cache := NewCache(1<<20, 1<<20)
 	func() {
-		c := &check{program: load(t, ast.RegoV1, cache, "package p\nallow := true")}
+		c := newCheck("", load(t, ast.RegoV1, "package p\nallow := true"), config.Denial{}, cache)
 		c.Evaluate(t.Context(), user("a"))
 		require.Equal(t, 1, cache.Stats().Entries)
 	}()

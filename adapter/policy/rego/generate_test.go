@@ -223,7 +223,7 @@ func (g *generator) ref() string {
 		return "input[" + pick(g, `lower("VALUE")`, `lower("KEY")`) + "]"
 	case 4:
 		g.note("part that does not exist")
-		return pick(g, "input.nothing", "input.subject.nothing.at.all", "input.action.user", "input.subject.user.name", "input.token.sub.x")
+		return pick(g, "input.key.nothing", "input.subject.properties.nothing.at.all", "input.action.path.user", "input.subject.user.name", "input.token.sub.x")
 	case 5:
 		g.note("array element")
 		return pick(g, "input.subject.groups[0]", "input.token.aud[1]", "input.subject.groups[_]", "input.token.aud[_]")

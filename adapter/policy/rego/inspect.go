@@ -23,12 +23,12 @@ type Inspection struct {
 }
 
 // Inspect analyses the policy that the modules, by their names, and the data make for the rule that decides.
-func Inspect(modules map[string]string, data map[string]any, decision string, version config.RegoVersion) (*Inspection, config.Problems) {
-	caps, opaVersion := capabilities(), opaVersion(version)
+func Inspect(modules map[string]string, data map[string]any, decision string, language config.RegoVersion) (*Inspection, config.Problems) {
+	environment, opaVersion := NewEnvironment(Options{}), version(language)
 	parsed := make(map[string]*ast.Module, len(modules))
 	var problems config.Problems
 	for _, name := range slices.Sorted(maps.Keys(modules)) {
-		module, err := ast.ParseModuleWithOpts(name, modules[name], ast.ParserOptions{RegoVersion: opaVersion, Capabilities: caps})
+		module, err := ast.ParseModuleWithOpts(name, modules[name], ast.ParserOptions{RegoVersion: opaVersion, Capabilities: environment.capabilities})
 		if err != nil {
 			problems = append(problems, describe(name, err)...)
 			continue
@@ -42,12 +42,12 @@ func Inspect(modules map[string]string, data map[string]any, decision string, ve
 	if len(problems) > 0 {
 		return nil, problems
 	}
-	l, problems := newLibrary(parsed, opaVersion, caps)
+	l, problems := newLibrary(parsed, opaVersion, environment)
 	if len(problems) > 0 {
 		return nil, problems
 	}
 	l.store = inmem.NewFromObject(data)
-	p, problems := newProgram(l, ref, nil)
+	p, problems := newProgram(l, ref)
 	if len(problems) > 0 {
 		return nil, problems
 	}

@@ -10,30 +10,37 @@ import (
 	"github.com/tollgate-mesh/tollgate/config"
 )
 
-func parse(sources []string, version ast.RegoVersion, caps *ast.Capabilities) (map[string]*ast.Module, config.Problems) {
+// parse reads modules that are given inline.
+func parse(sources []string, version ast.RegoVersion, environment *Environment) (map[string]*ast.Module, config.Problems) {
 	modules := make(map[string]*ast.Module, len(sources))
 	var problems config.Problems
 	for i, source := range sources {
 		name := fmt.Sprintf("policy[%d]", i)
-		if strings.Count(source, `$"`)+strings.Count(source, "$`") > maxTemplates {
-			problems = append(problems, config.Problem{Field: name, Text: fmt.Sprintf(
-				"has more than %d template strings, and the parser takes memory for each beyond measure; use sprintf or split the module", maxTemplates)})
-			continue
-		}
-		module, err := ast.ParseModuleWithOpts(name, source, ast.ParserOptions{RegoVersion: version, Capabilities: caps})
-		switch {
-		case err != nil:
-			problems = append(problems, describe(name, err)...)
-		case module == nil:
-			problems = append(problems, config.Problem{Field: name, Text: "has no package; write a Rego module"})
-		case nesting(module) > maxNesting:
-			problems = append(problems, config.Problem{Field: name, Text: fmt.Sprintf(
-				"nests comprehensions or template strings more than %d deep, and each level takes the compiler twice as long; split them into rules", maxNesting)})
-		default:
-			modules[name] = module
-		}
+		module, found := parseModule(name, source, version, environment)
+		modules[name] = module
+		problems = append(problems, found...)
 	}
 	return modules, problems
+}
+
+// parseModule reads one module. The name stands for it in problems.
+func parseModule(name, source string, version ast.RegoVersion, environment *Environment) (*ast.Module, config.Problems) {
+	problem := func(format string, args ...any) config.Problems {
+		return config.Problems{{Field: name, Text: fmt.Sprintf(format, args...)}}
+	}
+	if strings.Count(source, `$"`)+strings.Count(source, "$`") > maxTemplates {
+		return nil, problem("has more than %d template strings, and the parser takes memory for each beyond measure; use sprintf or split the module", maxTemplates)
+	}
+	module, err := ast.ParseModuleWithOpts(name, source, ast.ParserOptions{RegoVersion: version, Capabilities: environment.capabilities})
+	switch {
+	case err != nil:
+		return nil, describe(name, err)
+	case module == nil:
+		return nil, problem("has no package; write a Rego module")
+	case nesting(module) > maxNesting:
+		return nil, problem("nests comprehensions or template strings more than %d deep, and each level takes the compiler twice as long; split them into rules", maxNesting)
+	}
+	return module, environment.checkRequests(name, module)
 }
 
 // maxTemplates bounds what starts a template string. Some hundred thousand of them in a megabyte end the process in OPA's parser.

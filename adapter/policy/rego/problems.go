@@ -90,6 +90,15 @@ func describe(field string, err error) config.Problems {
 	return problems
 }
 
+// DescribeErrors makes one error of several of OPA's, such as those of a bundle, and leaves out what a policy says.
+func DescribeErrors(errs []error) error {
+	var problems config.Problems
+	for _, err := range errs {
+		problems = append(problems, describe("policy", err)...)
+	}
+	return problems
+}
+
 // errorCode names an evaluation error by code and place; its message may show values of the request.
 func errorCode(err error) string {
 	var e *topdown.Error

@@ -147,14 +147,14 @@ func (c *comparison) String() string {
 func (c *comparison) policy() {
 	const requests = 20
 	made := c.generator.policy()
-	modules, problems := parse(made.modules, c.generator.version, capabilities())
+	modules, problems := parse(made.modules, c.generator.version, NewEnvironment(Options{}))
 	if len(problems) > 0 {
 		c.differences = append(c.differences, "the generator makes a policy that does not parse: "+problems.Error()+"\n"+strings.Join(made.modules, "\n"))
 		return
 	}
 	before := []*policy.Request{}
 	for _, data := range made.data {
-		l, problems := newLibrary(modules, c.generator.version, capabilities())
+		l, problems := newLibrary(modules, c.generator.version, NewEnvironment(Options{}))
 		if len(problems) > 0 {
 			c.refused++
 			return
@@ -192,7 +192,7 @@ type subjects struct {
 
 func (c *comparison) newSubjects(l *library, made generated) (*subjects, error) {
 	decision := ast.MustParseRef("data.p.allow")
-	program, problems := newProgram(l, decision, c.cache)
+	program, problems := newProgram(l, decision)
 	if len(problems) > 0 {
 		return nil, problems
 	}
@@ -217,7 +217,7 @@ func (c *comparison) newSubjects(l *library, made generated) (*subjects, error) 
 	plain, err := oparego.New(oparego.Compiler(l.compiler), oparego.ParsedQuery(ast.NewBody(ast.NewExpr(ast.NewTerm(decision)))), oparego.SetRegoVersion(l.version),
 		oparego.Store(l.store), oparego.StrictBuiltinErrors(l.version == ast.RegoV0)).PrepareForEval(context.Background())
 	return &subjects{
-		comparison: c, made: made, plain: plain, check: &check{program: program}, keys: c.keys, seen: map[string]bool{}, given: map[string]bool{},
+		comparison: c, made: made, plain: plain, check: newCheck("", program, config.Denial{}, c.cache), keys: c.keys, seen: map[string]bool{}, given: map[string]bool{},
 	}, err
 }
 
@@ -252,15 +252,15 @@ func (s *subjects) remembered(request *policy.Request) (policy.Verdict, bool) {
 		return s.check.Recall(request)
 	}
 	key, ok := s.keys.appendKey(nil, request)
-	if !ok || s.check.program.answers == nil || unreadable(request) != nil {
+	if !ok || s.check.answers == nil || unreadable(request) != nil {
 		return policy.Verdict{}, false
 	}
-	return s.check.program.answers.get("mutant" + string(key))
+	return s.check.answers.get("mutant" + string(key))
 }
 
 func (s *subjects) remember(request *policy.Request, v policy.Verdict) {
-	if key, ok := s.keys.appendKey(nil, request); ok && s.check.program.answers != nil && v.Result != policy.Failed {
-		s.check.program.answers.add("mutant"+string(key), v)
+	if key, ok := s.keys.appendKey(nil, request); ok && s.check.answers != nil && v.Result != policy.Failed {
+		s.check.answers.add("mutant"+string(key), v)
 	}
 }
 
@@ -270,7 +270,7 @@ func (s *subjects) keyed(request *policy.Request) bool {
 }
 
 func (s *subjects) end() {
-	if s.check.program.answers == nil {
+	if s.check.answers == nil {
 		return
 	}
 	s.remembering += s.cases

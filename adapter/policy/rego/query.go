@@ -22,6 +22,8 @@ type query struct {
 	// strict makes an error in a built-in end the evaluation, as in the OPA of Mixer's adapter. Later it makes the expression undefined. A
 	// policy of that time may rely on the former: `not` of an undefined expression is true.
 	strict bool
+	// environment says what policies may do beside computing.
+	environment *Environment
 }
 
 const answer = ast.Var("answer")
@@ -32,7 +34,7 @@ func newQuery(l *library, document ast.Ref) (*query, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := &query{compiler: l.compiler, store: l.store, open: open, strict: l.version == ast.RegoV0}
+	q := &query{compiler: l.compiler, store: l.store, open: open, strict: l.version == ast.RegoV0, environment: l.environment}
 	return q, q.add(ast.NewBody(ast.Equality.Expr(ast.NewTerm(document), ast.NewTerm(answer))))
 }
 
@@ -51,6 +53,7 @@ func (q *query) eval(ctx context.Context, input ast.Value) (value ast.Value, err
 	for i, body := range q.bodies {
 		err := topdown.NewQuery(body).WithCompiler(q.compiler).WithQueryCompiler(q.queries[i]).WithStore(q.store).WithTransaction(q.open).
 			WithInput(term).WithStrictBuiltinErrors(q.strict).WithCancel(cancel).WithMetrics(metrics.NoOp()).
+			WithHTTPRoundTripper(q.environment.transport).WithPrintHook(q.environment.printer).
 			Iter(ctx, func(result topdown.QueryResult) error {
 				found := result[answer]
 				switch {

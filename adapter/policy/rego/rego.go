@@ -6,18 +6,26 @@ package rego
 
 import (
 	"context"
-
-	"github.com/open-policy-agent/opa/v1/ast"
+	"runtime"
 
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/config"
 )
 
-// Kind compiles Rego checks. Built-ins that reach the network or read the process are not available to policies: a policy
-// that names one does not compile.
+// Kind compiles Rego checks.
 type Kind struct {
+	// Sources has the policies that handlers name; nil for none.
+	Sources Sources
+	// Environment says what policies may do beside computing; nil for nothing.
+	Environment *Environment
 	// Cache bounds what policies remember; nil for nothing.
 	Cache *Cache
+}
+
+// Sources has named policy sources.
+type Sources interface {
+	// Source returns the source of a name, and false where there is none.
+	Source(name string) (*Source, bool)
 }
 
 // The reasons of Rego verdicts whose policy gives none of its own.
@@ -31,37 +39,52 @@ func (k Kind) Compile(handler *config.Handler) ([]policy.Check, config.Problems)
 	if handler.Rego == nil {
 		return nil, nil
 	}
-	version, caps := opaVersion(handler.Rego.Version), capabilities()
-	modules, problems := parse(handler.Rego.Modules, version, caps)
 	decision, err := decisionRef(handler.Rego.Decision)
+	var problems config.Problems
 	if err != nil {
-		problems = append(problems, config.Problem{Field: "check_method", Text: err.Error()})
+		problems = config.Problems{{Field: "check_method", Text: err.Error()}}
 	}
+	if handler.Rego.Source != "" {
+		return k.compileSourced(handler, decision, problems)
+	}
+	environment := k.Environment
+	if environment == nil {
+		environment = NewEnvironment(Options{})
+	}
+	opaVersion := version(handler.Rego.Version)
+	modules, found := parse(handler.Rego.Modules, opaVersion, environment)
+	if problems = append(found, problems...); len(problems) > 0 {
+		return nil, problems
+	}
+	library, problems := newLibrary(modules, opaVersion, environment)
 	if len(problems) > 0 {
 		return nil, problems
 	}
-	library, problems := newLibrary(modules, version, caps)
+	program, problems := newProgram(library, decision)
 	if len(problems) > 0 {
 		return nil, problems
 	}
-	program, problems := newProgram(library, decision, k.Cache)
-	if len(problems) > 0 {
-		return nil, problems
-	}
-	return []policy.Check{&check{program: program, denial: handler.Denial}}, nil
+	return []policy.Check{newCheck(handler.Name, program, handler.Denial, k.Cache)}, nil
 }
 
-func opaVersion(version config.RegoVersion) ast.RegoVersion {
-	if version == config.RegoV1 {
-		return ast.RegoV1
-	}
-	return ast.RegoV0
-}
-
-// check is a handler's Rego check.
+// check is a handler's Rego check by one program. It is immutable but for the answers that it remembers.
 type check struct {
+	// handler is the handler's name, for what policies print.
+	handler string
 	program *program
 	denial  config.Denial
+	// answers are nil where none is remembered.
+	answers *answers
+}
+
+// newCheck makes a check. A nil cache remembers nothing.
+func newCheck(handler string, program *program, denial config.Denial, cache *Cache) *check {
+	c := &check{handler: handler, program: program, denial: denial}
+	if cache != nil && program.analysis.Rememberable() {
+		c.answers = cache.newAnswers()
+		runtime.AddCleanup(c, (*answers).forget, c.answers)
+	}
+	return c
 }
 
 func (c *check) Name() string { return c.program.name }
@@ -69,12 +92,12 @@ func (c *check) Name() string { return c.program.name }
 func (c *check) Cost() policy.Cost { return policy.Compute }
 
 func (c *check) Evaluate(ctx context.Context, request *policy.Request) policy.Verdict {
-	value, failure := c.program.evaluate(ctx, request)
+	value, failure := c.program.evaluate(c.program.forHandler(ctx, c.handler), request)
 	if failure != nil {
 		return policy.Failing(failure)
 	}
 	verdict := c.verdict(value)
-	c.program.remember(request, verdict)
+	c.remember(request, verdict)
 	return verdict
 }
 
@@ -93,7 +116,25 @@ func (c *check) ReadsEverything() []string {
 
 // Recall returns the verdict on an earlier request that had the same in all that the policy reads; see [policy.Recaller].
 func (c *check) Recall(request *policy.Request) (policy.Verdict, bool) {
-	v, ok := c.program.remembered(request)
+	if c.answers == nil || unreadable(request) != nil {
+		return policy.Verdict{}, false
+	}
+	var short [256]byte
+	key, ok := c.program.projection.appendKey(short[:0], request)
+	if !ok {
+		return policy.Verdict{}, false
+	}
+	v, ok := c.answers.get(string(key))
 	v.Remembered = ok
 	return v, ok
+}
+
+// remember keeps the answer to a request. Failures are none.
+func (c *check) remember(request *policy.Request, v policy.Verdict) {
+	if c.answers == nil || v.Result == policy.Failed {
+		return
+	}
+	if key, ok := c.program.projection.appendKey(nil, request); ok {
+		c.answers.add(string(key), v)
+	}
 }

@@ -58,7 +58,7 @@ func (q *query) partial(l *library, found *Analysis) (residual *query, not strin
 	if compiler.Compile(modules); compiler.Failed() {
 		return nil, "what it leaves does not compile: " + compiler.Errors[0].Code
 	}
-	residual = &query{compiler: compiler, store: q.store, open: q.open, strict: q.strict}
+	residual = &query{compiler: compiler, store: q.store, open: q.open, strict: q.strict, environment: q.environment}
 	for _, body := range bodies {
 		if err := residual.add(body); err != nil {
 			return nil, "what it leaves does not compile"

@@ -1,0 +1,56 @@
+package policies
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// A directory that is swapped again and again is never read as half of one version and half of another.
+func TestSteady(t *testing.T) {
+	t.Parallel()
+	mount := t.TempDir()
+	const versions, parts = 60, 20
+	swap := func(version int) {
+		hidden := filepath.Join(mount, fmt.Sprintf("..%d", version))
+		assert.NoError(t, os.Mkdir(hidden, 0o700))
+		for part := range parts {
+			assert.NoError(t, os.WriteFile(filepath.Join(hidden, fmt.Sprintf("%d.rego", part)), fmt.Appendf(nil, "package v%d", version), 0o600))
+		}
+		assert.NoError(t, os.Symlink(filepath.Base(hidden), filepath.Join(mount, "..new")))
+		assert.NoError(t, os.Rename(filepath.Join(mount, "..new"), filepath.Join(mount, "..data")))
+	}
+	swap(0)
+	for part := range parts {
+		name := fmt.Sprintf("%d.rego", part)
+		require.NoError(t, os.Symlink(filepath.Join("..data", name), filepath.Join(mount, name)))
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for version := range versions {
+			swap(version + 1)
+		}
+	}()
+	d := &directory{target: target{source: Source{Directory: mount, MaxBytes: 1 << 20}}}
+	for swapping := true; swapping; {
+		select {
+		case <-done:
+			swapping = false // and once more
+		default:
+		}
+		files, err := d.steady()
+		if err != nil {
+			assert.ErrorContains(t, err, "changes while it is read")
+			continue
+		}
+		require.Len(t, files, parts)
+		for name := range files {
+			require.Equal(t, files["0.rego"], files[name], "a mixture")
+		}
+	}
+}

@@ -1,0 +1,7 @@
+package mixerauthz
+
+default allow = false
+
+allow {
+  input.subject.groups[_] == "bucket-admins"
+}
