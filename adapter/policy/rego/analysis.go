@@ -76,6 +76,8 @@ type uses struct {
 	with, objects bool
 	// builtins are the names of those it has.
 	builtins map[string]bool
+	// size is how many nodes the rules and the query have.
+	size int
 	// references counts who refers to the rules below a ground reference.
 	references map[*ast.Rule]int
 }
@@ -83,11 +85,7 @@ type uses struct {
 // analyse looks at a compiled query and at every rule that it can reach, by whatever reference: one whose end is known only when it runs
 // reaches every rule below its beginning.
 func analyse(compiler *ast.Compiler, query ast.Body) *Analysis {
-	w := &walker{
-		compiler: compiler,
-		found:    &Analysis{uses: uses{builtins: map[string]bool{}, references: map[*ast.Rule]int{}}},
-		seen:     map[*ast.Rule]bool{},
-	}
+	w := newWalker(compiler)
 	w.walk(query)
 	for len(w.todo) > 0 {
 		rule := w.todo[len(w.todo)-1]
@@ -129,6 +127,14 @@ type walker struct {
 	location *ast.Location // of the innermost term or expression
 }
 
+func newWalker(compiler *ast.Compiler) *walker {
+	return &walker{
+		compiler: compiler,
+		found:    &Analysis{uses: uses{builtins: map[string]bool{}, references: map[*ast.Rule]int{}}},
+		seen:     map[*ast.Rule]bool{},
+	}
+}
+
 func (w *walker) rule(rule *ast.Rule) {
 	for r := rule; r != nil; r = r.Else {
 		if len(r.Head.Reference) > 1 { // which the visitor leaves out
@@ -147,6 +153,7 @@ func (w *walker) walk(node any) { ast.NewGenericVisitor(w.visit).Walk(node) }
 
 // visit takes in one node and reports whether it has looked at what is below it.
 func (w *walker) visit(node any) (done bool) {
+	w.found.uses.size++
 	switch x := node.(type) {
 	case *ast.Term:
 		w.at(x.Location)

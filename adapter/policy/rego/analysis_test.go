@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tollgate-mesh/tollgate/adapter/attribute"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/config"
 )
@@ -162,7 +163,7 @@ func TestPrintIsNotRemembered(t *testing.T) {
 // A node that this version does not know could hide anything.
 func TestUnknownNodesAreEverything(t *testing.T) {
 	t.Parallel()
-	w := &walker{compiler: ast.NewCompiler(), found: &Analysis{}, seen: map[*ast.Rule]bool{}}
+	w := newWalker(ast.NewCompiler())
 	w.visit(struct{}{})
 	assert.Equal(t, []Path{{}}, w.paths)
 	assert.False(t, w.found.Rememberable())
@@ -195,6 +196,8 @@ func TestPartialEvaluation(t *testing.T) {
 		assert.Equal(t, test.not, p.analysis.NotPartial, test.module)
 		assert.Equal(t, test.not == "", p.residual != nil, test.module)
 	}
+	large := load(t, ast.RegoV1, nil, "package p\nallow if input.value in ["+strings.Repeat("1, ", maxPartialNodes)+"1]")
+	assert.Equal(t, "the policy is too large", large.analysis.NotPartial)
 	for module, not := range map[string]string{
 		"allow { input.value == 1 }":        "",
 		"allow { count(input.value) == 1 }": "errors in built-ins end the evaluation of V0 policies, and count may have some",
@@ -212,5 +215,20 @@ func TestAPartThatIsNotThereEqualsNothing(t *testing.T) {
 		value, failure := p.evaluate(t.Context(), &policy.Request{})
 		require.Nil(t, failure)
 		assert.Equal(t, false, value, body)
+	}
+}
+
+// What is left may refer to rules of the policy, which have to come along.
+func TestWhatIsLeftKeepsItsRules(t *testing.T) {
+	t.Parallel()
+	for body, refers := range map[string]bool{"count([x | x := s[_]]) == 1": true, "count(data.q) == 1": true, "count(s) == 1": false} {
+		p := load(t, ast.RegoV1, nil, "package p\ns contains input.value\nallow if "+body, "package q\na if input.value\nb if input.key", "package unrelated\nc := 1")
+		require.NotNil(t, p.residual, body)
+		assert.Equal(t, refers, p.residual.compiler.Modules["policy[0]"] != nil || p.residual.compiler.Modules["policy[1]"] != nil, body)
+		assert.NotContains(t, p.residual.compiler.Modules, "policy[2]", body)
+		one := attribute.OfText(attribute.String, "a")
+		value, failure := p.evaluate(t.Context(), &policy.Request{Value: &one})
+		require.Nil(t, failure, body)
+		assert.Equal(t, true, value, body)
 	}
 }

@@ -3,7 +3,7 @@ package rego
 import (
 	"context"
 	"fmt"
-	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +16,7 @@ const (
 	maxPartialTime  = 50 * time.Millisecond
 	maxResiduals    = 16
 	maxSupportRules = 64
+	maxPartialNodes = 10_000 // of the program; what is left of it is compiled once more
 )
 
 // residualPackage is where partial evaluation puts the rules that it makes. No policy has a package of this name by accident.
@@ -51,7 +52,7 @@ func (q *query) partial(l *library, found *Analysis) (residual *query, not strin
 		return nil, fmt.Sprintf("it leaves %d queries and %d rules; at most %d and %d serve", len(bodies), rules, maxResiduals, maxSupportRules)
 	}
 	compiler := ast.NewCompiler().WithCapabilities(l.compiler.Capabilities()).WithDefaultRegoVersion(l.version)
-	modules := maps.Clone(l.compiler.Modules)
+	modules := q.referred(bodies, support, found)
 	for i, module := range support {
 		modules[fmt.Sprintf("%s/%d", residualPackage, i)] = module
 	}
@@ -67,9 +68,35 @@ func (q *query) partial(l *library, found *Analysis) (residual *query, not strin
 	return residual, ""
 }
 
+// referred returns the modules that the program can come to if what is left still refers to any rule of them, and else none: they would have to
+// be compiled once more.
+func (q *query) referred(bodies []ast.Body, support []*ast.Module, found *Analysis) map[string]*ast.Module {
+	modules := map[string]*ast.Module{}
+	left := newWalker(q.compiler)
+	for _, body := range bodies {
+		left.walk(body)
+	}
+	for _, module := range support {
+		for _, rule := range module.Rules {
+			left.rule(rule)
+		}
+	}
+	if len(left.rules) == 0 {
+		return modules
+	}
+	for name, module := range q.compiler.Modules {
+		if slices.ContainsFunc(module.Rules, func(rule *ast.Rule) bool { return found.uses.references[rule] > 0 }) {
+			modules[name] = module
+		}
+	}
+	return modules
+}
+
 // unserved says why partial evaluation must not be used; nothing where it may.
 func unserved(q *query, found *Analysis) string {
 	switch {
+	case found.uses.size > maxPartialNodes:
+		return "the policy is too large"
 	case !found.Rememberable():
 		return "answers depend on more than the input"
 	case found.uses.with:
