@@ -16,8 +16,8 @@ import (
 // ReportLimits bounds the report calls that are under way at once, so that a flood of them takes neither memory nor processor time
 // from checks.
 type ReportLimits struct {
-	// Calls is how many are received and worked on at once, at least one. One that waits for room in a queue or for a disk is not among
-	// them, so that a sink which is full keeps no other's reports away.
+	// Calls is how many are under way at once, at least one. One that waits for room in a queue or for a slow disk is not among them for
+	// long, so that a sink which is full keeps no other's reports away.
 	Calls int
 	// Bytes is what all may have together from when they were received until they are answered: while they have more, no other is received.
 	Bytes int
@@ -117,6 +117,10 @@ func (p *admitted) makeRoom(bytes int) {
 // its time: such a call waits for another place when it is there.
 const maxReceiving = time.Second
 
+// maxWaiting is how long it keeps its place while it waits for room and for disks. Not less, or disks would let all those go on at once that
+// they had kept, and checks would wait behind them.
+const maxWaiting = 10 * time.Millisecond
+
 // BoundReports bounds the report calls that are under way at once; without it they are not. It is to be called before Register. Fewer
 // are let in while checksWait says that checks wait.
 func (d *Door) BoundReports(limits ReportLimits, checksWait func() bool) {
@@ -152,7 +156,12 @@ func (d *Door) admitReport(ctx context.Context, t reportTemplate, receive func()
 	}
 	defer place.leave()
 	place.received(len(text))
-	return d.keep(ctx, t, text, place.rest)
+	var waits *time.Timer
+	result, err := d.keep(ctx, t, text, func() { waits = time.AfterFunc(maxWaiting, place.rest) })
+	if waits != nil {
+		waits.Stop()
+	}
+	return result, err
 }
 
 // refuseReport is the answer to a call whose turn did not come. Nobody looked into it, so it is not known of which handler it is, nor how

@@ -206,7 +206,7 @@ func TestReportsToAFullSinkKeepNoOthersAway(t *testing.T) {
 		full := &stuckAcceptor{handler: "stuck", until: make(chan struct{})}
 		engines.Acceptor = full
 		door := NewDoor(engines, testLimits(), quiet{})
-		door.BoundReports(ReportLimits{Calls: 1, Bytes: 1 << 20}, never)
+		door.BoundReports(ReportLimits{Calls: 1, Bytes: 1 << 20, Wait: 2 * maxWaiting}, never)
 		send := func(handler string) error {
 			_, err := door.admitReport(t.Context(), reportTemplates[0], func() (string, error) {
 				return logEntries(&configpb.Params{Name: handler}, nil), nil
@@ -216,6 +216,7 @@ func TestReportsToAFullSinkKeepNoOthersAway(t *testing.T) {
 		for range 3 {
 			go func() { assert.NoError(t, send("stuck")) }()
 			synctest.Wait()
+			time.Sleep(2 * maxWaiting)
 		}
 		require.NoError(t, send("other"))
 		close(full.until)

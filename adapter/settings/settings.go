@@ -98,7 +98,7 @@ type Limits struct {
 
 // ReportLimits bounds the report calls that are under way, so that a flood of them takes nothing from checks.
 type ReportLimits struct {
-	// Calls is how many are received and worked on at once; 0 for eight a processor. Those that wait for a disk or for room are not counted.
+	// Calls is how many are under way at once; 0 for eight a processor. Those that wait for a disk or for room do not count for long.
 	Calls int `yaml:"calls"`
 	// Bytes is what all that were received and are not answered may have together; while they have more, no other is received.
 	Bytes int `yaml:"bytes"`

@@ -62,7 +62,7 @@ func flood(address string, in io.Reader, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		defer connection.Close()
+		context.AfterFunc(ctx, func() { connection.Close() })
 		for range floodCallers {
 			callers.Go(func() {
 				for ctx.Err() == nil {

@@ -37,7 +37,7 @@ const long = 2 * time.Second
 
 const (
 	healthWatch = "/grpc.health.v1.Health/Watch"
-	// hasty and watchful let what is to end end soon. A busy machine may need as long for a good caller, so others have what is usual.
+	// hasty and watchful make those ends come soon that are to come. A busy machine may need as long for a good caller, so others have what is usual.
 	hasty    = "connections: {handshake_timeout: 3s}"
 	watchful = "connections: {keepalive: 1s, keepalive_timeout: 5s}"
 	// connectionsEach is how many connections an attack opens, unless it needs more.
@@ -107,7 +107,7 @@ var attacks = map[string]attack{
 	"garbage after the preface": {mebibytes: 48, do: each(connectionsEach, sending(true, func() []byte {
 		return append([]byte(http2.ClientPreface), bytes.Repeat([]byte{0xff}, 64<<10)...)
 	}))},
-	"garbage without TLS": {mebibytes: 48, plaintext: true, do: each(connectionsEach, sending(false, func() []byte { return bytes.Repeat([]byte{0}, 64<<10) }))},
+	"garbage without TLS": {mebibytes: 48, plaintext: true, do: each(connectionsEach, sending(false, func() []byte { return make([]byte, 64<<10) }))},
 	"plaintext HTTP/2 on the TLS port": {mebibytes: 48, do: each(connectionsEach, sending(false, func() []byte {
 		return append([]byte(http2.ClientPreface), frame(http2.FrameSettings, 0, nil)...)
 	}))},
@@ -211,7 +211,7 @@ var attacks = map[string]attack{
 		body := message(checkCall())
 		for n := range uint32(200) {
 			if err := errors.Join(h.open(2*n+1, mixertest.Method), h.WriteData(2*n+1, true, body)); err != nil {
-				return nil //nolint:nilerr // its window for the connection is full, or the server had enough
+				return nil // its window for the connection is full, or the server had enough
 			}
 		}
 		<-ctx.Done()
@@ -351,14 +351,12 @@ func holding(do func(ctx context.Context, s *site, i int) error) func(context.Co
 	return func(ctx context.Context, s *site) error {
 		ctx, stop := context.WithTimeout(ctx, long)
 		defer stop()
-		err := each(connectionsEach, func(ctx context.Context, s *site, i int) error {
-			err := do(ctx, s, i)
-			if ctx.Err() != nil {
-				return nil
+		return each(connectionsEach, func(ctx context.Context, s *site, i int) error {
+			if err := do(ctx, s, i); ctx.Err() == nil {
+				return err
 			}
-			return err
+			return nil // the end cut it
 		})(ctx, s)
-		return err
 	}
 }
 

@@ -135,8 +135,12 @@ func (s *site) session(ctx context.Context, from int, settings ...http2.Setting)
 func (h *session) header(path string, more ...hpack.HeaderField) []byte {
 	h.fields.Reset()
 	for _, field := range append([]hpack.HeaderField{
-		{Name: ":method", Value: "POST"}, {Name: ":scheme", Value: "http"}, {Name: ":path", Value: path}, {Name: ":authority", Value: "tollgate"},
-		{Name: "content-type", Value: "application/grpc"}, {Name: "te", Value: "trailers"},
+		{Name: ":method", Value: "POST"},
+		{Name: ":scheme", Value: "http"},
+		{Name: ":path", Value: path},
+		{Name: ":authority", Value: "tollgate"},
+		{Name: "content-type", Value: "application/grpc"},
+		{Name: "te", Value: "trailers"},
 	}, more...) {
 		_ = h.encoder.WriteField(field) // to memory
 	}
@@ -144,8 +148,8 @@ func (h *session) header(path string, more ...hpack.HeaderField) []byte {
 }
 
 // open begins a call and leaves it open.
-func (h *session) open(stream uint32, path string, more ...hpack.HeaderField) error {
-	return h.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: h.header(path, more...), EndHeaders: true})
+func (h *session) open(stream uint32, path string) error {
+	return h.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: h.header(path), EndHeaders: true})
 }
 
 // drain reads and drops what comes until the connection ends, and reports whether the server ended it.
