@@ -180,8 +180,9 @@ func operate(t *testing.T, c cluster) {
 			assert.Contains(t, line, " unchanged")
 		}
 	})
+	changed := strings.Replace(example, `auth_key: "abc"`, `auth_key: "xyz"`, 1)
 	t.Run("change the handler", func(t *testing.T) {
-		c.applied(t, strings.Replace(example, `auth_key: "abc"`, `auth_key: "xyz"`, 1))
+		c.applied(t, changed)
 		o.eventually(t, denied, "abc")
 		o.eventually(t, allowed, "xyz")
 		o.eventually(t, denied, "wrong")
@@ -194,8 +195,8 @@ func operate(t *testing.T, c cluster) {
 			// Mixer takes its fields in both spellings, the definitions have this one alone.
 			"timeout: 500ms\n": {"authentication: {tls: {caCertificates: /ca.crt, token_path: /token, auth_header: BEARER}}\n", `unknown field "spec.connection.authentication.tls.token_path"`},
 		} {
-			require.Contains(t, example, right)
-			output, err := c.apply(t, []byte(strings.Replace(example, right, mistake.wrong, 1)))
+			require.Contains(t, changed, right)
+			output, err := c.apply(t, []byte(strings.Replace(changed, right, mistake.wrong, 1)))
 			require.Error(t, err, mistake.wrong)
 			assert.Contains(t, output, mistake.complaint)
 		}
