@@ -25,7 +25,11 @@ var precedence = map[config.Require][standings]uint8{
 // the answer names does, and so does the lifetime where one verdict was enough: the first counts, and those after it are not
 // asked.
 type combination struct {
-	handler  *config.Handler
+	handler *config.Handler
+	// checks is how many could be asked. The first finding stands alone: most policies ask one check and need no slice.
+	checks   int
+	first    Finding
+	findings []Finding
 	rank     [standings]uint8
 	seen     bool
 	standing standing
@@ -34,13 +38,13 @@ type combination struct {
 	lifetime config.Lifetime
 }
 
-func newCombination(handler *config.Handler) combination {
+func newCombination(handler *config.Handler, checks int) combination {
 	rank, ok := precedence[handler.Require]
 	if !ok {
 		// All is the stricter, whatever was meant.
 		rank = precedence[config.All]
 	}
-	return combination{handler: handler, rank: rank}
+	return combination{handler: handler, checks: checks, rank: rank}
 }
 
 func (c *combination) standingOf(v Verdict) standing {
@@ -62,6 +66,7 @@ func (c *combination) add(check string, v Verdict) (decided bool) {
 	if v.Result != Passed && v.Result != Denied && v.Failure == nil {
 		v.Failure = Fail(config.EvaluationError, "check %s gave no verdict", check)
 	}
+	c.note(check, v)
 	s := c.standingOf(v)
 	switch {
 	case !c.seen || c.rank[s] > c.rank[c.standing]:
@@ -72,6 +77,22 @@ func (c *combination) add(check string, v Verdict) (decided bool) {
 	return c.rank[c.standing] == uint8(standings-1)
 }
 
+// note keeps what a check said.
+func (c *combination) note(check string, v Verdict) {
+	found := Finding{Check: check, Result: v.Result, Reason: v.Reason, Failure: v.Failure}
+	if v.Result == Failed && v.Failure != nil {
+		found.Reason = v.Failure.Class.String()
+	}
+	switch {
+	case !c.seen:
+		c.first = found
+	case c.findings == nil:
+		c.findings = append(make([]Finding, 0, c.checks), c.first, found)
+	default:
+		c.findings = append(c.findings, found)
+	}
+}
+
 // decision is what the verdicts come to.
 func (c *combination) decision() Decision {
 	if !c.seen {
@@ -80,26 +101,20 @@ func (c *combination) decision() Decision {
 	var d Decision
 	switch c.standing {
 	case passed:
-		d = Decision{Code: config.OK, Reason: c.verdict.Reason, Lifetime: tighter(c.handler.Allow, c.lifetime)}
-		if !d.Lifetime.Reusable() {
-			d.Lifetime = config.SingleUse
-		}
+		d = Decision{Code: config.OK, Reason: c.verdict.Reason, Lifetime: ofAllow(c.handler, c.lifetime)}
 	case denied:
 		denial := &c.handler.Denial
 		if c.verdict.Denial != nil {
 			denial = c.verdict.Denial
 		}
-		d = Decision{Code: denialCode(denial.Code), Message: denial.Message, HTTP: denial.HTTP, Reason: c.verdict.Reason}
-		if c.handler.Deny.Reusable() {
-			d.Lifetime = tighter(c.handler.Deny, c.lifetime)
-		}
-		if !d.Lifetime.Reusable() {
-			d.Lifetime = config.Lifetime{}
+		d = Decision{
+			Code: denialCode(denial.Code), Message: denial.Message, HTTP: denial.HTTP, Reason: c.verdict.Reason,
+			Lifetime: ofDenial(c.handler, c.lifetime),
 		}
 	case failedOpen, failedClosed, standings:
 		d = c.verdict.Failure.Resolve(c.handler.Modes)
 	}
-	d.Check = c.check
+	d.Check, d.Findings = c.check, c.findings
 	return d
 }
 
@@ -112,16 +127,4 @@ func denialCode(code config.Code) config.Code {
 	case config.OK, config.Unavailable:
 	}
 	return config.PermissionDenied
-}
-
-// tighter returns the minimum of each field; a zero lifetime sets no bound.
-func tighter(a, b config.Lifetime) config.Lifetime {
-	switch {
-	case a == config.Lifetime{}:
-		return b
-	case b == config.Lifetime{}:
-		return a
-	default:
-		return config.Lifetime{Duration: min(a.Duration, b.Duration), Uses: min(a.Uses, b.Uses)}
-	}
 }

@@ -392,7 +392,9 @@ func TestDenial(t *testing.T) {
 	own := policy.Deny("own")
 	own.Denial = &config.Denial{Code: config.NotFound, Message: "nothing here"}
 	d = decide(h, policy.Pass("fine"), own)
-	assert.Equal(t, policy.Decision{Code: config.NotFound, Message: "nothing here", Check: "check1", Reason: "own", Revision: h.Fingerprint}, d)
+	assert.Equal(t, policy.Decision{Code: config.NotFound, Message: "nothing here", Check: "check1", Reason: "own", Revision: h.Fingerprint, Findings: []policy.Finding{
+		{Check: "check0", Result: policy.Passed, Reason: "fine"}, {Check: "check1", Result: policy.Denied, Reason: "own"},
+	}}, d)
 }
 
 // Of several equal verdicts the answer names the first.

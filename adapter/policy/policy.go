@@ -35,10 +35,10 @@ func (c *Compiler) Compile(handler *config.Handler, problems config.Problems) *P
 			p.problems = append(p.problems, found...)
 		}
 	}
-	if len(p.problems) == 0 && len(p.checks) == 0 {
+	if named := handler.CheckCount(); len(p.problems) == 0 && (named == 0 || len(p.checks) != named) {
 		text := "no check is configured, so nothing could be denied: add auth_key, headers, jwt, lists, api_keys, or policy with check_method"
-		if handler.HasChecks() {
-			text = "no check came of this configuration; check that this version has the kind of check it names"
+		if named > 0 {
+			text = fmt.Sprintf("%d checks came of the %d that are named; check that this version has every kind of check that is", len(p.checks), named)
 		}
 		p.problems = config.Problems{{Field: "params", Text: text}}
 	}
@@ -79,7 +79,7 @@ func (p *Policy) evaluate(ctx context.Context, request *Request) Decision {
 	if p.broken != nil {
 		return p.broken.Resolve(p.handler.Modes)
 	}
-	combined := newCombination(p.handler)
+	combined := newCombination(p.handler, len(p.checks))
 	decided := false
 	next := 0
 	for ; next < len(p.checks) && p.checks[next].Cost() == Instant && !decided; next++ {

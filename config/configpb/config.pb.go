@@ -186,7 +186,7 @@ func (x ListCheck_Listed) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ListCheck_Listed.Descriptor instead.
 func (ListCheck_Listed) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{5, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{6, 0}
 }
 
 // What entries are, and how a value is compared with them.
@@ -247,7 +247,7 @@ func (x ListCheck_EntryType) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ListCheck_EntryType.Descriptor instead.
 func (ListCheck_EntryType) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{5, 1}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{6, 1}
 }
 
 // The answer to a failure.
@@ -300,7 +300,7 @@ func (x Failure_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Failure_Mode.Descriptor instead.
 func (Failure_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{8, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{9, 0}
 }
 
 // Status codes that a denial may carry, numbered as in google.rpc.Code. INTERNAL is not among them: a proxy may turn it into an allow.
@@ -369,7 +369,7 @@ func (x Denial_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Denial_Code.Descriptor instead.
 func (Denial_Code) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{11, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{12, 0}
 }
 
 // How grave something is, numbered as in OpenTelemetry.
@@ -438,7 +438,7 @@ func (x SeverityRule_Severity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SeverityRule_Severity.Descriptor instead.
 func (SeverityRule_Severity) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{14, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{15, 0}
 }
 
 // What becomes of the values.
@@ -495,7 +495,7 @@ func (x MetricRule_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MetricRule_Kind.Descriptor instead.
 func (MetricRule_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{15, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{16, 0}
 }
 
 // Which decisions are recorded.
@@ -556,7 +556,7 @@ func (x DecisionLog_Record) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DecisionLog_Record.Descriptor instead.
 func (DecisionLog_Record) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{16, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{17, 0}
 }
 
 // Params configures one handler. A check that reaches a handler without any check is a configuration failure, never an allow.
@@ -598,7 +598,9 @@ type Params struct {
 	// Checks that look for a value in a list.
 	Lists []*ListCheck `protobuf:"bytes,16,rep,name=lists,proto3" json:"lists,omitempty"`
 	// Checks that want an API key, and know whose it is.
-	ApiKeys       []*ApiKeyCheck `protobuf:"bytes,17,rep,name=api_keys,json=apiKeys,proto3" json:"api_keys,omitempty"`
+	ApiKeys []*ApiKeyCheck `protobuf:"bytes,17,rep,name=api_keys,json=apiKeys,proto3" json:"api_keys,omitempty"`
+	// A candidate that is evaluated beside this handler and decides nothing.
+	Shadow        *Shadow `protobuf:"bytes,21,opt,name=shadow,proto3" json:"shadow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -752,6 +754,69 @@ func (x *Params) GetApiKeys() []*ApiKeyCheck {
 	return nil
 }
 
+func (x *Params) GetShadow() *Shadow {
+	if x != nil {
+		return x.Shadow
+	}
+	return nil
+}
+
+// Shadow says what these params may become. It is evaluated on the same requests, after they were answered, and what it would have
+// answered is compared with what was. Nothing that is wrong with it keeps the handler from deciding.
+type Shadow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The checks, and how they combine and answer. Its name, report and decision_log are the handler's, and it has no shadow.
+	Candidate *Params `protobuf:"bytes,1,opt,name=candidate,proto3" json:"candidate,omitempty"`
+	// Of a hundred checks, for how many the candidate is evaluated, by chance: 1 to 100; 100 unless it says otherwise.
+	Percent       *int64 `protobuf:"varint,2,opt,name=percent,proto3,oneof" json:"percent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Shadow) Reset() {
+	*x = Shadow{}
+	mi := &file_tollgate_config_config_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Shadow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Shadow) ProtoMessage() {}
+
+func (x *Shadow) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_config_config_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Shadow.ProtoReflect.Descriptor instead.
+func (*Shadow) Descriptor() ([]byte, []int) {
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Shadow) GetCandidate() *Params {
+	if x != nil {
+		return x.Candidate
+	}
+	return nil
+}
+
+func (x *Shadow) GetPercent() int64 {
+	if x != nil && x.Percent != nil {
+		return *x.Percent
+	}
+	return 0
+}
+
 // HeaderCheck passes when the named property equals one of the expected values. Expected values come from any of `values`,
 // `sha256` and `secrets`; at least one is needed. Values are compared in constant time.
 type HeaderCheck struct {
@@ -774,7 +839,7 @@ type HeaderCheck struct {
 
 func (x *HeaderCheck) Reset() {
 	*x = HeaderCheck{}
-	mi := &file_tollgate_config_config_proto_msgTypes[1]
+	mi := &file_tollgate_config_config_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -786,7 +851,7 @@ func (x *HeaderCheck) String() string {
 func (*HeaderCheck) ProtoMessage() {}
 
 func (x *HeaderCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[1]
+	mi := &file_tollgate_config_config_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -799,7 +864,7 @@ func (x *HeaderCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderCheck.ProtoReflect.Descriptor instead.
 func (*HeaderCheck) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{1}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *HeaderCheck) GetName() string {
@@ -881,7 +946,7 @@ type JwtCheck struct {
 
 func (x *JwtCheck) Reset() {
 	*x = JwtCheck{}
-	mi := &file_tollgate_config_config_proto_msgTypes[2]
+	mi := &file_tollgate_config_config_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -893,7 +958,7 @@ func (x *JwtCheck) String() string {
 func (*JwtCheck) ProtoMessage() {}
 
 func (x *JwtCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[2]
+	mi := &file_tollgate_config_config_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -906,7 +971,7 @@ func (x *JwtCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JwtCheck.ProtoReflect.Descriptor instead.
 func (*JwtCheck) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{2}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *JwtCheck) GetName() string {
@@ -1020,7 +1085,7 @@ type ClaimRule struct {
 
 func (x *ClaimRule) Reset() {
 	*x = ClaimRule{}
-	mi := &file_tollgate_config_config_proto_msgTypes[3]
+	mi := &file_tollgate_config_config_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1097,7 @@ func (x *ClaimRule) String() string {
 func (*ClaimRule) ProtoMessage() {}
 
 func (x *ClaimRule) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[3]
+	mi := &file_tollgate_config_config_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1110,7 @@ func (x *ClaimRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimRule.ProtoReflect.Descriptor instead.
 func (*ClaimRule) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{3}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ClaimRule) GetPath() string {
@@ -1097,7 +1162,7 @@ type WwwAuthenticate struct {
 
 func (x *WwwAuthenticate) Reset() {
 	*x = WwwAuthenticate{}
-	mi := &file_tollgate_config_config_proto_msgTypes[4]
+	mi := &file_tollgate_config_config_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1109,7 +1174,7 @@ func (x *WwwAuthenticate) String() string {
 func (*WwwAuthenticate) ProtoMessage() {}
 
 func (x *WwwAuthenticate) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[4]
+	mi := &file_tollgate_config_config_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1122,7 +1187,7 @@ func (x *WwwAuthenticate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WwwAuthenticate.ProtoReflect.Descriptor instead.
 func (*WwwAuthenticate) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{4}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *WwwAuthenticate) GetRealm() string {
@@ -1165,7 +1230,7 @@ type ListCheck struct {
 
 func (x *ListCheck) Reset() {
 	*x = ListCheck{}
-	mi := &file_tollgate_config_config_proto_msgTypes[5]
+	mi := &file_tollgate_config_config_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1177,7 +1242,7 @@ func (x *ListCheck) String() string {
 func (*ListCheck) ProtoMessage() {}
 
 func (x *ListCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[5]
+	mi := &file_tollgate_config_config_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1190,7 +1255,7 @@ func (x *ListCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCheck.ProtoReflect.Descriptor instead.
 func (*ListCheck) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{5}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListCheck) GetName() string {
@@ -1269,7 +1334,7 @@ type ApiKeyCheck struct {
 
 func (x *ApiKeyCheck) Reset() {
 	*x = ApiKeyCheck{}
-	mi := &file_tollgate_config_config_proto_msgTypes[6]
+	mi := &file_tollgate_config_config_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1281,7 +1346,7 @@ func (x *ApiKeyCheck) String() string {
 func (*ApiKeyCheck) ProtoMessage() {}
 
 func (x *ApiKeyCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[6]
+	mi := &file_tollgate_config_config_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1294,7 +1359,7 @@ func (x *ApiKeyCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiKeyCheck.ProtoReflect.Descriptor instead.
 func (*ApiKeyCheck) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{6}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ApiKeyCheck) GetName() string {
@@ -1345,7 +1410,7 @@ type ApiKey struct {
 
 func (x *ApiKey) Reset() {
 	*x = ApiKey{}
-	mi := &file_tollgate_config_config_proto_msgTypes[7]
+	mi := &file_tollgate_config_config_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1357,7 +1422,7 @@ func (x *ApiKey) String() string {
 func (*ApiKey) ProtoMessage() {}
 
 func (x *ApiKey) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[7]
+	mi := &file_tollgate_config_config_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1370,7 +1435,7 @@ func (x *ApiKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiKey.ProtoReflect.Descriptor instead.
 func (*ApiKey) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{7}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ApiKey) GetIdentity() string {
@@ -1412,7 +1477,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_tollgate_config_config_proto_msgTypes[8]
+	mi := &file_tollgate_config_config_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1424,7 +1489,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[8]
+	mi := &file_tollgate_config_config_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1437,7 +1502,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{8}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Failure) GetConfiguration() Failure_Mode {
@@ -1509,7 +1574,7 @@ type Lifetimes struct {
 
 func (x *Lifetimes) Reset() {
 	*x = Lifetimes{}
-	mi := &file_tollgate_config_config_proto_msgTypes[9]
+	mi := &file_tollgate_config_config_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1521,7 +1586,7 @@ func (x *Lifetimes) String() string {
 func (*Lifetimes) ProtoMessage() {}
 
 func (x *Lifetimes) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[9]
+	mi := &file_tollgate_config_config_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1534,7 +1599,7 @@ func (x *Lifetimes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lifetimes.ProtoReflect.Descriptor instead.
 func (*Lifetimes) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{9}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Lifetimes) GetAllow() *Lifetime {
@@ -1566,7 +1631,7 @@ type Lifetime struct {
 
 func (x *Lifetime) Reset() {
 	*x = Lifetime{}
-	mi := &file_tollgate_config_config_proto_msgTypes[10]
+	mi := &file_tollgate_config_config_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1578,7 +1643,7 @@ func (x *Lifetime) String() string {
 func (*Lifetime) ProtoMessage() {}
 
 func (x *Lifetime) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[10]
+	mi := &file_tollgate_config_config_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1591,7 +1656,7 @@ func (x *Lifetime) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lifetime.ProtoReflect.Descriptor instead.
 func (*Lifetime) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{10}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Lifetime) GetDuration() *durationpb.Duration {
@@ -1630,7 +1695,7 @@ type Denial struct {
 
 func (x *Denial) Reset() {
 	*x = Denial{}
-	mi := &file_tollgate_config_config_proto_msgTypes[11]
+	mi := &file_tollgate_config_config_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1642,7 +1707,7 @@ func (x *Denial) String() string {
 func (*Denial) ProtoMessage() {}
 
 func (x *Denial) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[11]
+	mi := &file_tollgate_config_config_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1655,7 +1720,7 @@ func (x *Denial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Denial.ProtoReflect.Descriptor instead.
 func (*Denial) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{11}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Denial) GetCode() Denial_Code {
@@ -1694,7 +1759,7 @@ type HttpResponse struct {
 
 func (x *HttpResponse) Reset() {
 	*x = HttpResponse{}
-	mi := &file_tollgate_config_config_proto_msgTypes[12]
+	mi := &file_tollgate_config_config_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1706,7 +1771,7 @@ func (x *HttpResponse) String() string {
 func (*HttpResponse) ProtoMessage() {}
 
 func (x *HttpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[12]
+	mi := &file_tollgate_config_config_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1719,7 +1784,7 @@ func (x *HttpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpResponse.ProtoReflect.Descriptor instead.
 func (*HttpResponse) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{12}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *HttpResponse) GetStatus() int64 {
@@ -1769,7 +1834,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_tollgate_config_config_proto_msgTypes[13]
+	mi := &file_tollgate_config_config_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1781,7 +1846,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[13]
+	mi := &file_tollgate_config_config_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1794,7 +1859,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{13}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Report) GetSinks() []string {
@@ -1859,7 +1924,7 @@ type SeverityRule struct {
 
 func (x *SeverityRule) Reset() {
 	*x = SeverityRule{}
-	mi := &file_tollgate_config_config_proto_msgTypes[14]
+	mi := &file_tollgate_config_config_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +1936,7 @@ func (x *SeverityRule) String() string {
 func (*SeverityRule) ProtoMessage() {}
 
 func (x *SeverityRule) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[14]
+	mi := &file_tollgate_config_config_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +1949,7 @@ func (x *SeverityRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeverityRule.ProtoReflect.Descriptor instead.
 func (*SeverityRule) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{14}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SeverityRule) GetText() string {
@@ -1922,7 +1987,7 @@ type MetricRule struct {
 
 func (x *MetricRule) Reset() {
 	*x = MetricRule{}
-	mi := &file_tollgate_config_config_proto_msgTypes[15]
+	mi := &file_tollgate_config_config_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1934,7 +1999,7 @@ func (x *MetricRule) String() string {
 func (*MetricRule) ProtoMessage() {}
 
 func (x *MetricRule) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[15]
+	mi := &file_tollgate_config_config_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1947,7 +2012,7 @@ func (x *MetricRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricRule.ProtoReflect.Descriptor instead.
 func (*MetricRule) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{15}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MetricRule) GetInstance() string {
@@ -2014,7 +2079,7 @@ type DecisionLog struct {
 
 func (x *DecisionLog) Reset() {
 	*x = DecisionLog{}
-	mi := &file_tollgate_config_config_proto_msgTypes[16]
+	mi := &file_tollgate_config_config_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2026,7 +2091,7 @@ func (x *DecisionLog) String() string {
 func (*DecisionLog) ProtoMessage() {}
 
 func (x *DecisionLog) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[16]
+	mi := &file_tollgate_config_config_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2039,7 +2104,7 @@ func (x *DecisionLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecisionLog.ProtoReflect.Descriptor instead.
 func (*DecisionLog) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{16}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DecisionLog) GetRecord() DecisionLog_Record {
@@ -2081,7 +2146,7 @@ var File_tollgate_config_config_proto protoreflect.FileDescriptor
 
 const file_tollgate_config_config_proto_rawDesc = "" +
 	"\n" +
-	"\x1ctollgate/config/config.proto\x12\x12tollgate.config.v1\x1a\x1egoogle/protobuf/duration.proto\"\x8f\b\n" +
+	"\x1ctollgate/config/config.proto\x12\x12tollgate.config.v1\x1a\x1egoogle/protobuf/duration.proto\"\xc3\b\n" +
 	"\x06Params\x12\x1e\n" +
 	"\bauth_key\x18\x01 \x01(\tH\x00R\aauthKey\x88\x01\x01\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x129\n" +
@@ -2101,7 +2166,8 @@ const file_tollgate_config_config_proto_rawDesc = "" +
 	"\fdecision_log\x18\x0e \x01(\v2\x1f.tollgate.config.v1.DecisionLogR\vdecisionLog\x12.\n" +
 	"\x03jwt\x18\x0f \x03(\v2\x1c.tollgate.config.v1.JwtCheckR\x03jwt\x123\n" +
 	"\x05lists\x18\x10 \x03(\v2\x1d.tollgate.config.v1.ListCheckR\x05lists\x12:\n" +
-	"\bapi_keys\x18\x11 \x03(\v2\x1f.tollgate.config.v1.ApiKeyCheckR\aapiKeys\"4\n" +
+	"\bapi_keys\x18\x11 \x03(\v2\x1f.tollgate.config.v1.ApiKeyCheckR\aapiKeys\x122\n" +
+	"\x06shadow\x18\x15 \x01(\v2\x1a.tollgate.config.v1.ShadowR\x06shadow\"4\n" +
 	"\aRequire\x12\x17\n" +
 	"\x13REQUIRE_UNSPECIFIED\x10\x00\x12\a\n" +
 	"\x03ALL\x10\x01\x12\a\n" +
@@ -2112,7 +2178,12 @@ const file_tollgate_config_config_proto_rawDesc = "" +
 	"\x02V1\x10\x02B\v\n" +
 	"\t_auth_keyB\x0f\n" +
 	"\r_check_methodB\r\n" +
-	"\v_fail_close\"\xf2\x01\n" +
+	"\v_fail_close\"m\n" +
+	"\x06Shadow\x128\n" +
+	"\tcandidate\x18\x01 \x01(\v2\x1a.tollgate.config.v1.ParamsR\tcandidate\x12\x1d\n" +
+	"\apercent\x18\x02 \x01(\x03H\x00R\apercent\x88\x01\x01B\n" +
+	"\n" +
+	"\b_percent\"\xf2\x01\n" +
 	"\vHeaderCheck\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
 	"\x10subject_property\x18\x02 \x01(\tH\x00R\x0fsubjectProperty\x88\x01\x01\x12,\n" +
@@ -2291,7 +2362,7 @@ func file_tollgate_config_config_proto_rawDescGZIP() []byte {
 }
 
 var file_tollgate_config_config_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_tollgate_config_config_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_tollgate_config_config_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_tollgate_config_config_proto_goTypes = []any{
 	(Params_Require)(0),         // 0: tollgate.config.v1.Params.Require
 	(Params_RegoVersion)(0),     // 1: tollgate.config.v1.Params.RegoVersion
@@ -2303,70 +2374,73 @@ var file_tollgate_config_config_proto_goTypes = []any{
 	(MetricRule_Kind)(0),        // 7: tollgate.config.v1.MetricRule.Kind
 	(DecisionLog_Record)(0),     // 8: tollgate.config.v1.DecisionLog.Record
 	(*Params)(nil),              // 9: tollgate.config.v1.Params
-	(*HeaderCheck)(nil),         // 10: tollgate.config.v1.HeaderCheck
-	(*JwtCheck)(nil),            // 11: tollgate.config.v1.JwtCheck
-	(*ClaimRule)(nil),           // 12: tollgate.config.v1.ClaimRule
-	(*WwwAuthenticate)(nil),     // 13: tollgate.config.v1.WwwAuthenticate
-	(*ListCheck)(nil),           // 14: tollgate.config.v1.ListCheck
-	(*ApiKeyCheck)(nil),         // 15: tollgate.config.v1.ApiKeyCheck
-	(*ApiKey)(nil),              // 16: tollgate.config.v1.ApiKey
-	(*Failure)(nil),             // 17: tollgate.config.v1.Failure
-	(*Lifetimes)(nil),           // 18: tollgate.config.v1.Lifetimes
-	(*Lifetime)(nil),            // 19: tollgate.config.v1.Lifetime
-	(*Denial)(nil),              // 20: tollgate.config.v1.Denial
-	(*HttpResponse)(nil),        // 21: tollgate.config.v1.HttpResponse
-	(*Report)(nil),              // 22: tollgate.config.v1.Report
-	(*SeverityRule)(nil),        // 23: tollgate.config.v1.SeverityRule
-	(*MetricRule)(nil),          // 24: tollgate.config.v1.MetricRule
-	(*DecisionLog)(nil),         // 25: tollgate.config.v1.DecisionLog
-	nil,                         // 26: tollgate.config.v1.HttpResponse.HeadersEntry
-	(*durationpb.Duration)(nil), // 27: google.protobuf.Duration
+	(*Shadow)(nil),              // 10: tollgate.config.v1.Shadow
+	(*HeaderCheck)(nil),         // 11: tollgate.config.v1.HeaderCheck
+	(*JwtCheck)(nil),            // 12: tollgate.config.v1.JwtCheck
+	(*ClaimRule)(nil),           // 13: tollgate.config.v1.ClaimRule
+	(*WwwAuthenticate)(nil),     // 14: tollgate.config.v1.WwwAuthenticate
+	(*ListCheck)(nil),           // 15: tollgate.config.v1.ListCheck
+	(*ApiKeyCheck)(nil),         // 16: tollgate.config.v1.ApiKeyCheck
+	(*ApiKey)(nil),              // 17: tollgate.config.v1.ApiKey
+	(*Failure)(nil),             // 18: tollgate.config.v1.Failure
+	(*Lifetimes)(nil),           // 19: tollgate.config.v1.Lifetimes
+	(*Lifetime)(nil),            // 20: tollgate.config.v1.Lifetime
+	(*Denial)(nil),              // 21: tollgate.config.v1.Denial
+	(*HttpResponse)(nil),        // 22: tollgate.config.v1.HttpResponse
+	(*Report)(nil),              // 23: tollgate.config.v1.Report
+	(*SeverityRule)(nil),        // 24: tollgate.config.v1.SeverityRule
+	(*MetricRule)(nil),          // 25: tollgate.config.v1.MetricRule
+	(*DecisionLog)(nil),         // 26: tollgate.config.v1.DecisionLog
+	nil,                         // 27: tollgate.config.v1.HttpResponse.HeadersEntry
+	(*durationpb.Duration)(nil), // 28: google.protobuf.Duration
 }
 var file_tollgate_config_config_proto_depIdxs = []int32{
-	10, // 0: tollgate.config.v1.Params.headers:type_name -> tollgate.config.v1.HeaderCheck
+	11, // 0: tollgate.config.v1.Params.headers:type_name -> tollgate.config.v1.HeaderCheck
 	1,  // 1: tollgate.config.v1.Params.rego_version:type_name -> tollgate.config.v1.Params.RegoVersion
 	0,  // 2: tollgate.config.v1.Params.require:type_name -> tollgate.config.v1.Params.Require
-	17, // 3: tollgate.config.v1.Params.failure:type_name -> tollgate.config.v1.Failure
-	18, // 4: tollgate.config.v1.Params.lifetimes:type_name -> tollgate.config.v1.Lifetimes
-	20, // 5: tollgate.config.v1.Params.denial:type_name -> tollgate.config.v1.Denial
-	27, // 6: tollgate.config.v1.Params.evaluation_timeout:type_name -> google.protobuf.Duration
-	22, // 7: tollgate.config.v1.Params.report:type_name -> tollgate.config.v1.Report
-	25, // 8: tollgate.config.v1.Params.decision_log:type_name -> tollgate.config.v1.DecisionLog
-	11, // 9: tollgate.config.v1.Params.jwt:type_name -> tollgate.config.v1.JwtCheck
-	14, // 10: tollgate.config.v1.Params.lists:type_name -> tollgate.config.v1.ListCheck
-	15, // 11: tollgate.config.v1.Params.api_keys:type_name -> tollgate.config.v1.ApiKeyCheck
-	27, // 12: tollgate.config.v1.JwtCheck.leeway:type_name -> google.protobuf.Duration
-	27, // 13: tollgate.config.v1.JwtCheck.max_age:type_name -> google.protobuf.Duration
-	12, // 14: tollgate.config.v1.JwtCheck.claims:type_name -> tollgate.config.v1.ClaimRule
-	13, // 15: tollgate.config.v1.JwtCheck.www_authenticate:type_name -> tollgate.config.v1.WwwAuthenticate
-	2,  // 16: tollgate.config.v1.ListCheck.listed:type_name -> tollgate.config.v1.ListCheck.Listed
-	3,  // 17: tollgate.config.v1.ListCheck.entry_type:type_name -> tollgate.config.v1.ListCheck.EntryType
-	27, // 18: tollgate.config.v1.ListCheck.lifetime:type_name -> google.protobuf.Duration
-	16, // 19: tollgate.config.v1.ApiKeyCheck.keys:type_name -> tollgate.config.v1.ApiKey
-	4,  // 20: tollgate.config.v1.Failure.configuration:type_name -> tollgate.config.v1.Failure.Mode
-	4,  // 21: tollgate.config.v1.Failure.policy_not_loaded:type_name -> tollgate.config.v1.Failure.Mode
-	4,  // 22: tollgate.config.v1.Failure.evaluation_error:type_name -> tollgate.config.v1.Failure.Mode
-	4,  // 23: tollgate.config.v1.Failure.undefined_result:type_name -> tollgate.config.v1.Failure.Mode
-	4,  // 24: tollgate.config.v1.Failure.timeout:type_name -> tollgate.config.v1.Failure.Mode
-	4,  // 25: tollgate.config.v1.Failure.dependency_down:type_name -> tollgate.config.v1.Failure.Mode
-	4,  // 26: tollgate.config.v1.Failure.overload:type_name -> tollgate.config.v1.Failure.Mode
-	4,  // 27: tollgate.config.v1.Failure.panic:type_name -> tollgate.config.v1.Failure.Mode
-	19, // 28: tollgate.config.v1.Lifetimes.allow:type_name -> tollgate.config.v1.Lifetime
-	19, // 29: tollgate.config.v1.Lifetimes.deny:type_name -> tollgate.config.v1.Lifetime
-	27, // 30: tollgate.config.v1.Lifetime.duration:type_name -> google.protobuf.Duration
-	5,  // 31: tollgate.config.v1.Denial.code:type_name -> tollgate.config.v1.Denial.Code
-	21, // 32: tollgate.config.v1.Denial.http:type_name -> tollgate.config.v1.HttpResponse
-	26, // 33: tollgate.config.v1.HttpResponse.headers:type_name -> tollgate.config.v1.HttpResponse.HeadersEntry
-	23, // 34: tollgate.config.v1.Report.severities:type_name -> tollgate.config.v1.SeverityRule
-	24, // 35: tollgate.config.v1.Report.metrics:type_name -> tollgate.config.v1.MetricRule
-	6,  // 36: tollgate.config.v1.SeverityRule.severity:type_name -> tollgate.config.v1.SeverityRule.Severity
-	7,  // 37: tollgate.config.v1.MetricRule.kind:type_name -> tollgate.config.v1.MetricRule.Kind
-	8,  // 38: tollgate.config.v1.DecisionLog.record:type_name -> tollgate.config.v1.DecisionLog.Record
-	39, // [39:39] is the sub-list for method output_type
-	39, // [39:39] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	18, // 3: tollgate.config.v1.Params.failure:type_name -> tollgate.config.v1.Failure
+	19, // 4: tollgate.config.v1.Params.lifetimes:type_name -> tollgate.config.v1.Lifetimes
+	21, // 5: tollgate.config.v1.Params.denial:type_name -> tollgate.config.v1.Denial
+	28, // 6: tollgate.config.v1.Params.evaluation_timeout:type_name -> google.protobuf.Duration
+	23, // 7: tollgate.config.v1.Params.report:type_name -> tollgate.config.v1.Report
+	26, // 8: tollgate.config.v1.Params.decision_log:type_name -> tollgate.config.v1.DecisionLog
+	12, // 9: tollgate.config.v1.Params.jwt:type_name -> tollgate.config.v1.JwtCheck
+	15, // 10: tollgate.config.v1.Params.lists:type_name -> tollgate.config.v1.ListCheck
+	16, // 11: tollgate.config.v1.Params.api_keys:type_name -> tollgate.config.v1.ApiKeyCheck
+	10, // 12: tollgate.config.v1.Params.shadow:type_name -> tollgate.config.v1.Shadow
+	9,  // 13: tollgate.config.v1.Shadow.candidate:type_name -> tollgate.config.v1.Params
+	28, // 14: tollgate.config.v1.JwtCheck.leeway:type_name -> google.protobuf.Duration
+	28, // 15: tollgate.config.v1.JwtCheck.max_age:type_name -> google.protobuf.Duration
+	13, // 16: tollgate.config.v1.JwtCheck.claims:type_name -> tollgate.config.v1.ClaimRule
+	14, // 17: tollgate.config.v1.JwtCheck.www_authenticate:type_name -> tollgate.config.v1.WwwAuthenticate
+	2,  // 18: tollgate.config.v1.ListCheck.listed:type_name -> tollgate.config.v1.ListCheck.Listed
+	3,  // 19: tollgate.config.v1.ListCheck.entry_type:type_name -> tollgate.config.v1.ListCheck.EntryType
+	28, // 20: tollgate.config.v1.ListCheck.lifetime:type_name -> google.protobuf.Duration
+	17, // 21: tollgate.config.v1.ApiKeyCheck.keys:type_name -> tollgate.config.v1.ApiKey
+	4,  // 22: tollgate.config.v1.Failure.configuration:type_name -> tollgate.config.v1.Failure.Mode
+	4,  // 23: tollgate.config.v1.Failure.policy_not_loaded:type_name -> tollgate.config.v1.Failure.Mode
+	4,  // 24: tollgate.config.v1.Failure.evaluation_error:type_name -> tollgate.config.v1.Failure.Mode
+	4,  // 25: tollgate.config.v1.Failure.undefined_result:type_name -> tollgate.config.v1.Failure.Mode
+	4,  // 26: tollgate.config.v1.Failure.timeout:type_name -> tollgate.config.v1.Failure.Mode
+	4,  // 27: tollgate.config.v1.Failure.dependency_down:type_name -> tollgate.config.v1.Failure.Mode
+	4,  // 28: tollgate.config.v1.Failure.overload:type_name -> tollgate.config.v1.Failure.Mode
+	4,  // 29: tollgate.config.v1.Failure.panic:type_name -> tollgate.config.v1.Failure.Mode
+	20, // 30: tollgate.config.v1.Lifetimes.allow:type_name -> tollgate.config.v1.Lifetime
+	20, // 31: tollgate.config.v1.Lifetimes.deny:type_name -> tollgate.config.v1.Lifetime
+	28, // 32: tollgate.config.v1.Lifetime.duration:type_name -> google.protobuf.Duration
+	5,  // 33: tollgate.config.v1.Denial.code:type_name -> tollgate.config.v1.Denial.Code
+	22, // 34: tollgate.config.v1.Denial.http:type_name -> tollgate.config.v1.HttpResponse
+	27, // 35: tollgate.config.v1.HttpResponse.headers:type_name -> tollgate.config.v1.HttpResponse.HeadersEntry
+	24, // 36: tollgate.config.v1.Report.severities:type_name -> tollgate.config.v1.SeverityRule
+	25, // 37: tollgate.config.v1.Report.metrics:type_name -> tollgate.config.v1.MetricRule
+	6,  // 38: tollgate.config.v1.SeverityRule.severity:type_name -> tollgate.config.v1.SeverityRule.Severity
+	7,  // 39: tollgate.config.v1.MetricRule.kind:type_name -> tollgate.config.v1.MetricRule.Kind
+	8,  // 40: tollgate.config.v1.DecisionLog.record:type_name -> tollgate.config.v1.DecisionLog.Record
+	41, // [41:41] is the sub-list for method output_type
+	41, // [41:41] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_tollgate_config_config_proto_init() }
@@ -2378,16 +2452,17 @@ func file_tollgate_config_config_proto_init() {
 	file_tollgate_config_config_proto_msgTypes[1].OneofWrappers = []any{}
 	file_tollgate_config_config_proto_msgTypes[2].OneofWrappers = []any{}
 	file_tollgate_config_config_proto_msgTypes[3].OneofWrappers = []any{}
-	file_tollgate_config_config_proto_msgTypes[5].OneofWrappers = []any{}
+	file_tollgate_config_config_proto_msgTypes[4].OneofWrappers = []any{}
 	file_tollgate_config_config_proto_msgTypes[6].OneofWrappers = []any{}
-	file_tollgate_config_config_proto_msgTypes[10].OneofWrappers = []any{}
+	file_tollgate_config_config_proto_msgTypes[7].OneofWrappers = []any{}
+	file_tollgate_config_config_proto_msgTypes[11].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollgate_config_config_proto_rawDesc), len(file_tollgate_config_config_proto_rawDesc)),
 			NumEnums:      9,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
