@@ -63,6 +63,7 @@ type Adapter struct {
 	adminListener net.Listener
 	pipeline      *report.Pipeline
 	decisions     *decisionlog.Log
+	shadows       *policy.Shadows
 	serving       atomic.Bool
 	// statusMu keeps the health service and serving of one mind.
 	statusMu sync.Mutex
@@ -94,20 +95,26 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 	reports := s.Reports.WithDefaults()
 	decisions := decisionlog.New(pipeline, decisionlog.Options{Sinks: pipeline.Sinks(), Default: reports.DefaultSinks, Complain: observer.DecisionsDropped})
 	observer.CountDecisionLog(decisions)
-	compiler := &policy.Compiler{
-		Kinds: []policy.Kind{
-			header.Kind{Secrets: headerSecrets{secrets}},
-			// Before the policies, which see the claims.
-			jwt.Kind{KeySets: jwtKeySets{keySets}, Cache: jwt.NewCache(tokenCacheEntries, tokenCacheBytes)},
-			apikey.Kind{Secrets: keySecrets{secrets}},
-			list.Kind{Sources: named},
-			rego.Kind{},
-		},
-		Timeout: s.EvaluationTimeout,
-		Gate:    policy.NewGate(s.Limits.ConcurrentChecks, s.Limits.QueueWait),
+	// Candidates have kinds and a gate of their own: what a kind keeps between requests must not be touched by what decides nothing.
+	compiler := func(gate *policy.Gate, tokens *jwt.Cache) *policy.Compiler {
+		return &policy.Compiler{
+			Kinds: []policy.Kind{
+				header.Kind{Secrets: headerSecrets{secrets}},
+				// Before the policies, which see the claims.
+				jwt.Kind{KeySets: jwtKeySets{keySets}, Cache: tokens},
+				apikey.Kind{Secrets: keySecrets{secrets}},
+				list.Kind{Sources: named},
+				rego.Kind{},
+			},
+			Timeout: s.EvaluationTimeout,
+			Gate:    gate,
+		}
 	}
+	shadows := policy.NewShadows(compiler(policy.NewGate(s.Limits.ShadowChecks, 0), jwt.NewCache(shadowTokenEntries, shadowTokenBytes)),
+		s.Limits.Handlers.RetryAfter, shadowObserver{observer, decisions})
 	door := mixer.NewDoor(mixer.Engines{
-		Compiler: compiler,
+		Compiler: compiler(policy.NewGate(s.Limits.ConcurrentChecks, s.Limits.QueueWait), jwt.NewCache(tokenCacheEntries, tokenCacheBytes)),
+		Shadows:  shadows,
 		Planner:  &report.Planner{Sinks: pipeline.Sinks(), Default: reports.DefaultSinks},
 		Acceptor: pipeline,
 		Recorder: decisions,
@@ -133,6 +140,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		endWatches: endWatches,
 		pipeline:   pipeline,
 		decisions:  decisions,
+		shadows:    shadows,
 	}
 	pages := map[string]prometheus.Gatherer{"": observer.Registry()}
 	for name, sink := range sinks {
@@ -236,6 +244,7 @@ func (a *Adapter) Run(ctx context.Context) error {
 	case <-failed.Done():
 	}
 	a.stopServer()
+	a.endShadows(ctx)
 	undelivered := errors.Join(record.end(), deliver.end())
 	finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
@@ -244,6 +253,25 @@ func (a *Adapter) Run(ctx context.Context) error {
 	err := errors.Join(group.Wait(), undelivered)
 	a.logger.Info("ended")
 	return err
+}
+
+// endShadows cuts off the candidates under way. None keeps the process from ending.
+func (a *Adapter) endShadows(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	a.shadows.End(ctx)
+}
+
+// shadowObserver counts candidates' decisions and has those recorded that differ.
+type shadowObserver struct {
+	*observe.Observer
+	decisions *decisionlog.Log
+}
+
+// Compared records before it counts, so that what is counted is on its way.
+func (s shadowObserver) Compared(c *policy.Comparison) {
+	s.decisions.RecordShadow(c)
+	s.Observer.Compared(c)
 }
 
 // stage is a part of the service that ends in its turn.
@@ -430,6 +458,9 @@ func (h headerSecrets) Secret(name string) (header.Secret, bool) {
 const (
 	tokenCacheEntries = 10_000
 	tokenCacheBytes   = 8 << 20
+	// Those of candidates, whose checks may be slower.
+	shadowTokenEntries = 1000
+	shadowTokenBytes   = 1 << 20
 )
 
 func keySetSources(sets map[string]settings.KeySet) map[string]keyset.Source {

@@ -34,12 +34,15 @@ type Door struct {
 	recorder Recorder
 	observer Observer
 	caller   func(ctx context.Context) string
+	shadows  *policy.Shadows
 }
 
 // Engines are what stands behind a door.
 type Engines struct {
 	// Compiler makes policies of the handlers that checks bring.
 	Compiler *policy.Compiler
+	// Shadows evaluates what handlers may become; nil for nothing.
+	Shadows *policy.Shadows
 	// Planner makes plans of the handlers that reports bring.
 	Planner *report.Planner
 	// Acceptor keeps what is reported.
@@ -66,6 +69,7 @@ func NewDoor(engines Engines, limits HandlerLimits, observer Observer) *Door {
 		recorder: engines.Recorder,
 		observer: observer,
 		caller:   engines.Caller,
+		shadows:  engines.Shadows,
 	}
 }
 
@@ -149,14 +153,18 @@ func (d *Door) check(ctx context.Context, t checkTemplate, text string) (result 
 		}
 	}()
 	start := time.Now()
-	handler, request, decision := d.decide(ctx, t, text)
+	handler, compiled, request, decision := d.decide(ctx, t, text)
 	elapsed := time.Since(start)
-	decision.ID = d.recorder.Record(d.caller(ctx), handler, request, decision, elapsed)
+	caller := d.caller(ctx)
+	decision.ID = d.recorder.Record(caller, handler, request, decision, elapsed)
 	d.observer.Decided(handler, request.Instance, decision, elapsed)
+	d.shadows.Evaluate(compiled, caller, request, decision, elapsed)
 	return checkResult(decision)
 }
 
-func (d *Door) decide(ctx context.Context, t checkTemplate, text string) (handler *config.Handler, request *policy.Request, decision policy.Decision) {
+func (d *Door) decide(
+	ctx context.Context, t checkTemplate, text string,
+) (handler *config.Handler, compiled *policy.Policy, request *policy.Request, decision policy.Decision) {
 	var call call
 	request = &call.request
 	defer func() {
@@ -166,16 +174,16 @@ func (d *Door) decide(ctx context.Context, t checkTemplate, text string) (handle
 	}()
 	switch err := decodeCheck(text, t.decode, &call); {
 	case err != nil:
-		return nil, request, malformed(t, err)
+		return nil, nil, request, malformed(t, err)
 	case !call.hasConfig:
-		return nil, request, unconfigured("the call has no adapter_config; check that the adapter resource has session_based: false and a config")
+		return nil, nil, request, unconfigured("the call has no adapter_config; check that the adapter resource has session_based: false and a config")
 	case call.typeURL != config.TypeURL:
-		return nil, request, unconfigured("adapter_config is a %.100q, not a %s; apply the adapter resource that `tollgate operatorconfig` prints", call.typeURL, config.TypeURL)
+		return nil, nil, request, unconfigured("adapter_config is a %.100q, not a %s; apply the adapter resource that `tollgate operatorconfig` prints", call.typeURL, config.TypeURL)
 	case len(call.params) > MaxParamsBytes:
-		return nil, request, unconfigured("params have %d bytes; use at most %d", len(call.params), MaxParamsBytes)
+		return nil, nil, request, unconfigured("params have %d bytes; use at most %d", len(call.params), MaxParamsBytes)
 	}
-	handler, decision = d.handlers.decide(ctx, call.params, request)
-	return handler, request, decision
+	handler, compiled, decision = d.handlers.decide(ctx, call.params, request)
+	return handler, compiled, request, decision
 }
 
 // panicked is the answer to a panic outside of every check, which recover by themselves: it is the door's own fault, and no

@@ -64,7 +64,7 @@ func (c *combination) standingOf(v Verdict) standing {
 // add takes in a verdict and reports whether nothing that could follow would change the outcome.
 func (c *combination) add(check string, v Verdict) (decided bool) {
 	if v.Result != Passed && v.Result != Denied && v.Failure == nil {
-		v.Failure = Fail(config.EvaluationError, "check %s gave no verdict", check)
+		v = Failing(Fail(config.EvaluationError, "check %s gave no verdict", check))
 	}
 	c.note(check, v)
 	s := c.standingOf(v)
@@ -80,7 +80,7 @@ func (c *combination) add(check string, v Verdict) (decided bool) {
 // note keeps what a check said.
 func (c *combination) note(check string, v Verdict) {
 	found := Finding{Check: check, Result: v.Result, Reason: v.Reason, Failure: v.Failure}
-	if v.Result == Failed && v.Failure != nil {
+	if v.Failure != nil {
 		found.Reason = v.Failure.Class.String()
 	}
 	switch {

@@ -47,6 +47,9 @@ func (c *Compiler) Compile(handler *config.Handler, problems config.Problems) *P
 		p.broken = Fail(config.ConfigurationFailure, "%s", p.problems.Error())
 		return p
 	}
+	if handler.Shadow != nil {
+		p.candidate = &candidate{}
+	}
 	slices.SortStableFunc(p.checks, func(a, b Check) int { return int(a.Cost()) - int(b.Cost()) })
 	return p
 }
@@ -59,6 +62,8 @@ type Policy struct {
 	gate     *Gate
 	problems config.Problems
 	broken   *Failure
+	// candidate is nil where nothing is tried beside the policy, and where it cannot decide itself.
+	candidate *candidate
 }
 
 // Handler returns the configuration the policy was compiled from.

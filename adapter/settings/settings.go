@@ -74,6 +74,8 @@ type Limits struct {
 	ConcurrentChecks int `yaml:"concurrent_checks"`
 	// QueueWait is how long a check waits for its turn before it counts as overload.
 	QueueWait time.Duration `yaml:"queue_wait"`
+	// ShadowChecks is how many candidates are evaluated at once, beside the checks.
+	ShadowChecks int `yaml:"shadow_checks"`
 	// Handlers bounds the cache of compiled handlers.
 	Handlers Handlers `yaml:"handlers"`
 }
@@ -113,6 +115,7 @@ func Default() Settings {
 			MessageBytes:     16 << 20,
 			ConcurrentChecks: 256,
 			QueueWait:        10 * time.Millisecond,
+			ShadowChecks:     4,
 			Handlers:         Handlers{Entries: 256, Bytes: 4 << 20, Compiling: 4, Waiting: 64, RetryAfter: 5 * time.Second},
 		},
 		Reports:  Reports{Flush: 5 * time.Second},
@@ -246,6 +249,7 @@ func (s Settings) Validate() error {
 		// Room for the largest params and a large request: what gRPC refuses, Mixer reads as INTERNAL, and a mesh may let that pass.
 		{"limits.message_bytes", s.Limits.MessageBytes, 8 << 20, 1 << 30},
 		{"limits.concurrent_checks", s.Limits.ConcurrentChecks, 1, 1 << 20},
+		{"limits.shadow_checks", s.Limits.ShadowChecks, 1, 1024},
 		{"limits.handlers.entries", s.Limits.Handlers.Entries, 1, 1 << 20},
 		{"limits.handlers.bytes", s.Limits.Handlers.Bytes, 64 << 10, 1 << 30},
 		{"limits.handlers.compiling", s.Limits.Handlers.Compiling, 1, 256},

@@ -92,6 +92,7 @@ limits:
   message_bytes: 1
   concurrent_checks: 2
   queue_wait: 3ms
+  shadow_checks: 9
   handlers:
     entries: 4
     bytes: 5
@@ -198,7 +199,7 @@ func TestParseReadsEverySetting(t *testing.T) {
 			"a": {Type: "regex", File: "/l", URL: "https://l", CA: "/ca", Refresh: 23 * time.Second, MaxStale: 24 * time.Minute, Timeout: 25 * time.Second},
 		},
 		Limits: settings.Limits{
-			MessageBytes: 1, ConcurrentChecks: 2, QueueWait: 3 * time.Millisecond,
+			MessageBytes: 1, ConcurrentChecks: 2, QueueWait: 3 * time.Millisecond, ShadowChecks: 9,
 			Handlers: settings.Handlers{Entries: 4, Bytes: 5, Compiling: 6, Waiting: 7, RetryAfter: 8 * time.Second},
 		},
 		Reports: settings.Reports{
@@ -394,6 +395,7 @@ func TestBounds(t *testing.T) {
 		{"shutdown.timeout", func(s *settings.Settings, v int64) { s.Shutdown.Timeout = time.Duration(v) }, 0, 3600e9, "use 0s to 1h0m0s"},
 		{"limits.message_bytes", func(s *settings.Settings, v int64) { s.Limits.MessageBytes = int(v) }, 8 << 20, 1 << 30, "use 8388608 to 1073741824"},
 		{"limits.concurrent_checks", func(s *settings.Settings, v int64) { s.Limits.ConcurrentChecks = int(v) }, 1, 1 << 20, "use 1 to 1048576"},
+		{"limits.shadow_checks", func(s *settings.Settings, v int64) { s.Limits.ShadowChecks = int(v) }, 1, 1024, "use 1 to 1024"},
 		{"limits.handlers.entries", func(s *settings.Settings, v int64) { s.Limits.Handlers.Entries = int(v) }, 1, 1 << 20, "use 1 to 1048576"},
 		{"limits.handlers.bytes", func(s *settings.Settings, v int64) { s.Limits.Handlers.Bytes = int(v) }, 65536, 1 << 30, "use 65536 to 1073741824"},
 		{"limits.handlers.compiling", func(s *settings.Settings, v int64) { s.Limits.Handlers.Compiling = int(v) }, 1, 256, "use 1 to 256"},
@@ -447,6 +449,7 @@ func TestValidate(t *testing.T) {
 				`limits.handlers.retry_after is 0s; use 100ms to 1h0m0s`,
 				`limits.message_bytes is 0; use 8388608 to 1073741824`,
 				`limits.concurrent_checks is 0; use 1 to 1048576`,
+				`limits.shadow_checks is 0; use 1 to 1024`,
 				`limits.handlers.entries is 0; use 1 to 1048576`,
 				`limits.handlers.bytes is 0; use 65536 to 1073741824`,
 				`limits.handlers.compiling is 0; use 1 to 256`,

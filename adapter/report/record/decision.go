@@ -27,6 +27,10 @@ type Decision struct {
 	Latency time.Duration
 	// Input is what was decided on, in JSON, and already masked: the rules of a handler's reports do not reach into it.
 	Input string
+	// Checks is what each check said, in JSON; empty where fewer than two were asked.
+	Checks string
+	// Shadow is what a candidate would have answered, in JSON; empty where the record is of the decision alone.
+	Shadow string
 }
 
 // The wire form is a protobuf message like those of Mixer's templates, so that it can travel and be read as they are.
@@ -41,6 +45,8 @@ const (
 	decisionRevision = 8
 	decisionLatency  = 9 // nanoseconds
 	decisionInput    = 10
+	decisionChecks   = 11
+	decisionShadow   = 12
 )
 
 // Append appends the wire form, which is the Raw of a record of KindDecision.
@@ -58,6 +64,8 @@ func (d *Decision) Append(dst []byte) []byte {
 		dst = binary.AppendUvarint(dst, uint64(d.Latency))
 	}
 	dst = appendText(dst, decisionInput, d.Input)
+	dst = appendText(dst, decisionChecks, d.Checks)
+	dst = appendText(dst, decisionShadow, d.Shadow)
 	return appendText(dst, instanceName, d.Instance)
 }
 
@@ -93,6 +101,10 @@ func DecodeDecision(raw string) (d Decision, err error) {
 			d.Latency = time.Duration(r.Number(typ))
 		case decisionInput:
 			d.Input = r.Text(typ)
+		case decisionChecks:
+			d.Checks = r.Text(typ)
+		case decisionShadow:
+			d.Shadow = r.Text(typ)
 		case instanceName:
 			d.Instance = r.Text(typ)
 		default:
