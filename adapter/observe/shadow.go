@@ -42,7 +42,7 @@ func (o *Observer) Compared(c *policy.Comparison) {
 	d := &c.Candidate
 	o.logger.Debug("shadow decision", "handler", handler, "instance", c.Request.Instance, "divergence", c.Divergence.String(),
 		"decided", c.Decided.Outcome(), "outcome", d.Outcome(), "code", d.Code.String(), "check", d.Check, "reason", d.Reason,
-		"checks", findings(d.Findings), "valid_duration", d.Lifetime.Duration.String(), "valid_use_count", d.Lifetime.Uses,
+		findings(d.Findings), "valid_duration", d.Lifetime.Duration.String(), "valid_use_count", d.Lifetime.Uses,
 		"revision", d.Revision, "elapsed", c.CandidateIn.String())
 }
 
@@ -65,11 +65,14 @@ func (o *Observer) CandidateCompiled(p *policy.Policy, elapsed time.Duration) {
 	}
 }
 
-// findings writes what each check said in a few words.
-func findings(found []policy.Finding) []string {
+// findings writes what each check said in a few words; nothing where one check says it all.
+func findings(found []policy.Finding) slog.Attr {
+	if len(found) == 0 {
+		return slog.Attr{}
+	}
 	list := make([]string, 0, len(found))
 	for _, f := range found {
 		list = append(list, strings.Join([]string{f.Check, f.Result.String(), f.Reason}, " "))
 	}
-	return list
+	return slog.Any("checks", list)
 }

@@ -217,6 +217,18 @@ func TestShadowsAreBounded(t *testing.T) {
 		time.Sleep(2 * time.Hour)
 		assert.Zero(t, b.gate.Running())
 	})
+	synctest.Test(t, func(t *testing.T) { // instant checks have no gate
+		b := newBench(t, 2, checks(does("long", policy.Instant, func(context.Context) { time.Sleep(time.Hour) })), nil)
+		b.ask(t.Context())
+		synctest.Wait()
+		for range 5 {
+			b.ask(t.Context())
+		}
+		synctest.Wait()
+		assert.Equal(t, map[string]int{policy.ShadowBusy: 4}, b.seen.not)
+		time.Sleep(2 * time.Hour)
+		assert.Len(t, b.seen.comparisons, 2)
+	})
 }
 
 // A candidate that cannot be compiled is reported once, counted at every check, and tried anew.
