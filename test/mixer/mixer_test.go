@@ -61,6 +61,8 @@ var scenarios = []struct {
 	{"report examples", testReportExamples},
 	{"decision log", testDecisionLog},
 	{"transport", testTransport},
+	{"shadow", testShadow},
+	{"candidates", testShadowFaults},
 	{"restart", testRestart},
 	{"large params", testLargeParams},
 	{"secrecy", testSecrecy},
