@@ -56,6 +56,7 @@ var scenarios = []struct {
 	{"nothing", testNothing},
 	{"check examples", testCheckExamples},
 	{"failures", testFailureMatrix},
+	{"faults", testFaults},
 	{"crowd", testCrowd},
 	{"reports", testReports},
 	{"report examples", testReportExamples},
