@@ -50,6 +50,7 @@ var scenarios = []struct {
 	{"version to come", testVersionToCome},
 	{"opa", testOPA},
 	{"jwt", testJWT},
+	{"bounds", testBounds},
 	{"policies", testPolicies},
 	{"lists", testLists},
 	{"api keys", testAPIKeys},
