@@ -187,6 +187,7 @@ func TestShadowsKeepToThemselves(t *testing.T) {
 				assert.Zero(t, time.Since(start), "the caller waits for no candidate")
 				cancel() // the call is over, the candidate is not
 				time.Sleep(2 * time.Hour)
+				synctest.Wait()
 				require.Len(t, b.seen.comparisons, 1)
 				assert.Equal(t, test.want, b.seen.comparisons[0].Divergence)
 				assert.Equal(t, test.class, b.seen.comparisons[0].Candidate.Failure.Class)
@@ -208,6 +209,7 @@ func TestShadowsAreBounded(t *testing.T) {
 		synctest.Wait()
 		assert.Equal(t, map[string]int{policy.ShadowBusy: 4}, b.seen.not)
 		time.Sleep(2 * time.Minute)
+		synctest.Wait()
 		assert.Len(t, b.seen.comparisons, 2)
 		assert.Equal(t, 2, b.gate.Running())
 		b.ask(t.Context())
@@ -215,6 +217,7 @@ func TestShadowsAreBounded(t *testing.T) {
 		assert.Equal(t, map[string]int{policy.ShadowBusy: 5}, b.seen.not, "an overload of the candidates' own gate is no divergence")
 		assert.Len(t, b.seen.comparisons, 2)
 		time.Sleep(2 * time.Hour)
+		synctest.Wait()
 		assert.Zero(t, b.gate.Running())
 	})
 	synctest.Test(t, func(t *testing.T) { // instant checks have no gate
@@ -227,6 +230,7 @@ func TestShadowsAreBounded(t *testing.T) {
 		synctest.Wait()
 		assert.Equal(t, map[string]int{policy.ShadowBusy: 4}, b.seen.not)
 		time.Sleep(2 * time.Hour)
+		synctest.Wait()
 		assert.Len(t, b.seen.comparisons, 2)
 	})
 }
@@ -260,6 +264,7 @@ func TestInvalidCandidates(t *testing.T) {
 				assert.NotContains(t, b.seen.compiled[0].Failure().Detail, "planted")
 				assert.Equal(t, map[string]int{policy.ShadowInvalid: 3}, b.seen.not)
 				time.Sleep(5 * time.Second)
+				synctest.Wait()
 				b.ask(t.Context())
 				synctest.Wait()
 				assert.Len(t, b.seen.compiled, 2)
@@ -285,6 +290,7 @@ func TestCandidateBeingCompiled(t *testing.T) {
 		}
 		assert.Equal(t, map[string]int{policy.ShadowCompiling: 2}, b.seen.not)
 		time.Sleep(2 * time.Minute)
+		synctest.Wait()
 		b.ask(t.Context())
 		synctest.Wait()
 		assert.Len(t, b.seen.comparisons, 2)
@@ -332,6 +338,7 @@ func TestShadowsEnd(t *testing.T) {
 		b.shadows.End(ctx)
 		assert.Equal(t, time.Second, time.Since(start), "no candidate keeps the process")
 		time.Sleep(time.Hour)
+		synctest.Wait()
 	})
 }
 
