@@ -103,14 +103,14 @@ func (l *Log) Record(caller string, handler *config.Handler, request *policy.Req
 }
 
 // keep makes a record and has it wait, if there is room.
-func (l *Log) keep(caller string, handler *config.Handler, make func() *record.Decision) {
+func (l *Log) keep(caller string, handler *config.Handler, build func() *record.Decision) {
 	defer func() {
 		if r := recover(); r != nil { // the decision stands whatever becomes of its record
 			l.refused.Add(1)
 			l.complain(fmt.Errorf("making the record of a decision panicked: %T\n%s", r, debug.Stack()))
 		}
 	}()
-	e := entry{caller: caller, handler: handler, raw: string(make().Append(nil))}
+	e := entry{caller: caller, handler: handler, raw: string(build().Append(nil))}
 	size := int64(len(e.raw))
 	if l.bytes.Add(size) <= l.options.WaitingBytes {
 		select {

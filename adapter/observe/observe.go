@@ -136,8 +136,8 @@ func (o *Observer) Decided(handler *config.Handler, instance string, d policy.De
 		}
 	}
 	if o.logger.Enabled(context.Background(), slog.LevelDebug) {
-		o.logger.Debug("decision", "handler", key.handler, "instance", instance, "outcome", key.outcome, "code", d.Code.String(),
-			"check", d.Check, "reason", d.Reason, findings(d.Findings), "valid_duration", d.Lifetime.Duration.String(), "valid_use_count", d.Lifetime.Uses,
+		withFindings(o.logger, d.Findings).Debug("decision", "handler", key.handler, "instance", instance, "outcome", key.outcome, "code", d.Code.String(),
+			"check", d.Check, "reason", d.Reason, "valid_duration", d.Lifetime.Duration.String(), "valid_use_count", d.Lifetime.Uses,
 			"revision", d.Revision, "elapsed", elapsed.String())
 	}
 }

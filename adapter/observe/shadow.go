@@ -40,9 +40,9 @@ func (o *Observer) Compared(c *policy.Comparison) {
 		return
 	}
 	d := &c.Candidate
-	o.logger.Debug("shadow decision", "handler", handler, "instance", c.Request.Instance, "divergence", c.Divergence.String(),
+	withFindings(o.logger, d.Findings).Debug("shadow decision", "handler", handler, "instance", c.Request.Instance, "divergence", c.Divergence.String(),
 		"decided", c.Decided.Outcome(), "outcome", d.Outcome(), "code", d.Code.String(), "check", d.Check, "reason", d.Reason,
-		findings(d.Findings), "valid_duration", d.Lifetime.Duration.String(), "valid_use_count", d.Lifetime.Uses,
+		"valid_duration", d.Lifetime.Duration.String(), "valid_use_count", d.Lifetime.Uses,
 		"revision", d.Revision, "elapsed", c.CandidateIn.String())
 }
 
@@ -65,14 +65,14 @@ func (o *Observer) CandidateCompiled(p *policy.Policy, elapsed time.Duration) {
 	}
 }
 
-// findings writes what each check said in a few words; nothing where one check says it all.
-func findings(found []policy.Finding) slog.Attr {
+// withFindings adds what each check said, in a few words; nothing where one check says it all.
+func withFindings(logger *slog.Logger, found []policy.Finding) *slog.Logger {
 	if len(found) == 0 {
-		return slog.Attr{}
+		return logger
 	}
 	list := make([]string, 0, len(found))
 	for _, f := range found {
 		list = append(list, strings.Join([]string{f.Check, f.Result.String(), f.Reason}, " "))
 	}
-	return slog.Any("checks", list)
+	return logger.With("checks", list)
 }

@@ -94,13 +94,17 @@ func checks(all ...policy.Check) kindFunc {
 func TestCompare(t *testing.T) {
 	t.Parallel()
 	var (
-		allow    = policy.Decision{Lifetime: config.Lifetime{Duration: 5 * time.Second, Uses: 10}}
-		deny     = policy.Decision{Code: config.PermissionDenied, Message: "no"}
-		closed   = policy.Fail(config.Timeout, "").Resolve(config.Modes{})
-		opened   = policy.Fail(config.Timeout, "").Resolve(allOpen())
-		with     = func(d policy.Decision, change func(*policy.Decision)) policy.Decision { change(&d); return d }
-		lasting  = func(l time.Duration) policy.Decision { return with(allow, func(d *policy.Decision) { d.Lifetime.Duration = l }) }
-		page     = func(body string) policy.Decision { return with(deny, func(d *policy.Decision) { d.HTTP = &config.HTTPResponse{Body: body} }) }
+		allow   = policy.Decision{Lifetime: config.Lifetime{Duration: 5 * time.Second, Uses: 10}}
+		deny    = policy.Decision{Code: config.PermissionDenied, Message: "no"}
+		closed  = policy.Fail(config.Timeout, "").Resolve(config.Modes{})
+		opened  = policy.Fail(config.Timeout, "").Resolve(allOpen())
+		with    = func(d policy.Decision, change func(*policy.Decision)) policy.Decision { change(&d); return d }
+		lasting = func(l time.Duration) policy.Decision {
+			return with(allow, func(d *policy.Decision) { d.Lifetime.Duration = l })
+		}
+		page = func(body string) policy.Decision {
+			return with(deny, func(d *policy.Decision) { d.HTTP = &config.HTTPResponse{Body: body} })
+		}
 		explains = with(allow, func(d *policy.Decision) { d.Check, d.Reason, d.Revision, d.ID = "c", "r", "v", "1" })
 	)
 	for i, c := range []struct {

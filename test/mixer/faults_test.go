@@ -19,6 +19,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -389,7 +390,7 @@ func withoutPrivileges(t *testing.T) (path string, ok bool) {
 	const capabilities = "-dac_override,-dac_read_search"
 	path = filepath.Join(t.TempDir(), "tollgate")
 	script := fmt.Sprintf("#!/bin/sh\nexec %q --bounding-set=%s --inh-caps=%s %q \"$@\"\n", setpriv, capabilities, capabilities, tollgate)
-	require.NoError(t, os.WriteFile(path, []byte(script), 0o700)) //nolint:gosec // it is to be run
+	require.NoError(t, os.WriteFile(path, []byte(script), 0o700))
 	return path, true
 }
 
@@ -496,12 +497,10 @@ func (b *faultBench) noticed(t *testing.T, s *suite, tollgate *mesh.Tollgate, ro
 	case !row.is("PERMISSION_DENIED"): // which is what a good document says
 		failed := map[string]string{"lists": `tollgate_list_reads_total{list=%q,result="failed"} `, "key_sets": `tollgate_key_set_refreshes_total{result="failed",set=%q} `}
 		line := fmt.Sprintf(failed[d.section], row.id)
-		waitFor(t, row.String()+" to be noticed", func(context.Context) error {
-			if text := metrics(t, tollgate); !strings.Contains(text, line) || strings.Contains(text, line+"0\n") {
-				return errors.New("no failed attempt yet")
-			}
-			return nil
-		})
+		require.Eventually(t, func() bool {
+			text := metrics(t, tollgate)
+			return strings.Contains(text, line) && !strings.Contains(text, line+"0\n")
+		}, 30*time.Second, 50*time.Millisecond, "%v was not noticed", row)
 	}
 	waitFor(t, row.String(), func(ctx context.Context) error {
 		v, err := s.mixer.Check(ctx, right)
@@ -526,7 +525,7 @@ func TestFaultsAreDocumented(t *testing.T) {
 		}
 		_, _ = fmt.Fprintln(&table)
 	}
-	path := filepath.Join(root, "docs/failures.md")
+	path := filepath.Join(root, "docs", "failures.md")
 	page := readFile(t, path)
 	before, rest, ok := strings.Cut(page, begin)
 	require.True(t, ok, "docs/failures.md has no place for the table")

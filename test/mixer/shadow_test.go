@@ -1,9 +1,7 @@
 package mixer_test
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -19,12 +17,7 @@ import (
 // waitForMetric waits until Tollgate's metrics have a line that begins like this.
 func waitForMetric(t *testing.T, tollgate *mesh.Tollgate, line string) {
 	t.Helper()
-	waitFor(t, line, func(context.Context) error {
-		if text := metrics(t, tollgate); !strings.Contains(text, "\n"+line) {
-			return errors.New(strings.Join(linesWith(text, "tollgate_shadow_"), "\n"))
-		}
-		return nil
-	})
+	require.Eventually(t, func() bool { return strings.Contains(metrics(t, tollgate), "\n"+line) }, 30*time.Second, 50*time.Millisecond, line)
 }
 
 func linesWith(text, part string) (lines []string) {
@@ -115,10 +108,7 @@ func testShadowFaults(t *testing.T, s *suite) {
 // waitForShadow waits until the first check of a handler has come to something.
 func waitForShadow(t *testing.T, tollgate *mesh.Tollgate, handler string) {
 	t.Helper()
-	waitFor(t, "the candidate of "+handler, func(context.Context) error {
-		if len(linesWith(metrics(t, tollgate), `handler="`+handler+`"`)) < 2 { // its decision and its candidate's
-			return errors.New("nothing yet")
-		}
-		return nil
-	})
+	require.Eventually(t, func() bool {
+		return len(linesWith(metrics(t, tollgate), `handler="`+handler+`"`)) >= 2 // its decision and its candidate's
+	}, 30*time.Second, 50*time.Millisecond)
 }
