@@ -82,6 +82,7 @@ type Adapter struct {
 	conditions *readiness.Conditions
 	version    string
 	started    time.Time
+	shadows    *policy.Shadows
 	serving    atomic.Bool
 	// statusMu keeps the health service and serving of one mind.
 	statusMu sync.Mutex
@@ -104,8 +105,8 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 	observer.CountTransport(access)
 	named := lists.Open(ctx, listSources(s.Lists), logger)
 	observer.CountLists(named.Stats)
-	passwords := htpasswd.Open(ctx, htpasswdSources(s.Htpasswd), logger)
-	observer.CountHtpasswd(passwords.Stats)
+	users := htpasswd.Open(ctx, htpasswdSources(s.Htpasswd), logger)
+	observer.CountHtpasswd(users.Stats)
 	environment, sources, err := openPolicies(s, observer, logger) //nolint:contextcheck // preparing a policy ends by itself
 	if err != nil {
 		return nil, err
@@ -132,29 +133,36 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 	seen := activity.New()
 	remembered := rego.NewCache(s.Limits.DecisionCache.Bytes, s.Limits.DecisionCache.HandlerBytes)
 	observer.CountDecisionCache(remembered.Stats)
-	compiler := &policy.Compiler{
-		Kinds: []policy.Kind{
-			header.Kind{Secrets: secrets{store}},
-			// Before the policies, which see the claims.
-			jwt.Kind{KeySets: jwtKeySets{keySets}, Cache: jwt.NewCache(tokenCacheEntries, tokenCacheBytes)},
-			apikey.Kind{Secrets: secrets{store}},
-			list.Kind{Sources: named},
-			basic.Kind{Files: passwords, Verifier: basic.NewVerifier(s.Limits.ConcurrentChecks)},
-			rego.Kind{Sources: sources, Environment: environment, Cache: remembered},
-		},
-		Timeout: s.EvaluationTimeout,
-		Gate:    gate,
+	// Candidates have kinds and a gate of their own: what a kind keeps between requests must not be touched by what decides nothing.
+	compiler := func(gate *policy.Gate, tokens *jwt.Cache, passwords *basic.Verifier, remembered *rego.Cache) *policy.Compiler {
+		return &policy.Compiler{
+			Kinds: []policy.Kind{
+				header.Kind{Secrets: secrets{store}},
+				// Before the policies, which see the claims.
+				jwt.Kind{KeySets: jwtKeySets{keySets}, Cache: tokens},
+				apikey.Kind{Secrets: secrets{store}},
+				list.Kind{Sources: named},
+				basic.Kind{Files: users, Verifier: passwords},
+				rego.Kind{Sources: sources, Environment: environment, Cache: remembered},
+			},
+			Timeout: s.EvaluationTimeout,
+			Gate:    gate,
+		}
 	}
+	shadows := policy.NewShadows(
+		compiler(policy.NewGate(s.Limits.ShadowChecks, 0), jwt.NewCache(shadowTokenEntries, shadowTokenBytes), basic.NewVerifier(s.Limits.ShadowChecks), nil),
+		s.Limits.Handlers.RetryAfter, shadowObserver{observer, decisions})
 	counts := quota.NewMemory(s.Limits.QuotaCounts)
 	observer.CountQuotas(counts.Counts)
 	door := mixer.NewDoor(mixer.Engines{
-		Compiler: compiler,
+		Compiler: compiler(gate, jwt.NewCache(tokenCacheEntries, tokenCacheBytes), basic.NewVerifier(s.Limits.ConcurrentChecks), remembered),
+		Shadows:  shadows,
 		Quotas: &policy.Compiler{
 			Kinds:   []policy.Kind{quota.Kind{Memory: counts, Stores: shared.stores()}},
 			Timeout: s.EvaluationTimeout,
 			// Its own: those who wait for a Redis that hangs must not keep checks out.
-			Gate:   policy.NewGate(s.Limits.ConcurrentChecks, s.Limits.QueueWait),
-			Wanted: quota.Wanted,
+			Gate:  policy.NewGate(s.Limits.ConcurrentChecks, s.Limits.QueueWait),
+			Scope: quota.Scope,
 		},
 		Planner:  &report.Planner{Sinks: pipeline.Sinks(), Default: reports.DefaultSinks},
 		Acceptor: pipeline,
@@ -181,7 +189,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		transport:  access,
 		lists:      named,
 		redis:      shared,
-		htpasswd:   passwords,
+		htpasswd:   users,
 		policies:   sources,
 		health:     health.NewServer(),
 		endWatches: endWatches,
@@ -193,6 +201,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		conditions: &readiness.Conditions{SourceWait: s.Readiness.SourceWait},
 		version:    version,
 		started:    time.Now(),
+		shadows:    shadows,
 	}
 	pages := map[string]prometheus.Gatherer{"": observer.Registry()}
 	for name, sink := range sinks {
@@ -302,6 +311,7 @@ func (a *Adapter) Run(ctx context.Context) error {
 	case <-failed.Done():
 	}
 	a.stopServer()
+	a.endShadows(ctx)
 	undelivered := errors.Join(trace.end(), record.end(), deliver.end())
 	a.tellPending()
 	a.level.Close()
@@ -322,6 +332,25 @@ func (a *Adapter) tellPending() {
 			a.logger.Warn("records are left for the next start with this directory", "sink", name, "records", stats.Pending.Records, "directory", a.settings.Reports.Directory)
 		}
 	}
+}
+
+// endShadows cuts off the candidates under way. None keeps the process from ending.
+func (a *Adapter) endShadows(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	a.shadows.End(ctx)
+}
+
+// shadowObserver counts candidates' decisions and has those recorded that differ.
+type shadowObserver struct {
+	*observe.Observer
+	decisions *decisionlog.Log
+}
+
+// Compared records before it counts, so that what is counted is on its way.
+func (s shadowObserver) Compared(c *policy.Comparison) {
+	s.decisions.RecordShadow(c)
+	s.Observer.Compared(c)
 }
 
 // stage is a part of the service that ends in its turn.
@@ -444,6 +473,9 @@ func (s secrets) Secret(name string) (credential.Secret, bool) {
 const (
 	tokenCacheEntries = 10_000
 	tokenCacheBytes   = 8 << 20
+	// Those of candidates, whose checks may be slower.
+	shadowTokenEntries = 1000
+	shadowTokenBytes   = 1 << 20
 )
 
 func keySetSources(sets map[string]settings.KeySet) map[string]keyset.Source {

@@ -31,6 +31,8 @@ type testCase struct {
 	Params map[string]any `yaml:"params"`
 	// Problems are all problems, in order, as an operator reads them.
 	Problems []string `yaml:"problems"`
+	// Shadow are all problems of the shadow section, in order.
+	Shadow []string `yaml:"shadow"`
 	// Handler is the handler where there is no problem, as render writes it.
 	Handler string `yaml:"handler"`
 	// Modes are those in force where there are problems; by default all closed.
@@ -196,6 +198,9 @@ func render(h *config.Handler) string {
 		line("decisions %s%s", [...]string{"none", "denials", "sampled", "all"}[d.Record],
 			part("one in", d.SampleOneIn)+part("to", d.Sinks)+part("drop", d.Drop)+part("mask", d.Mask))
 	}
+	if s := h.Shadow; s != nil && len(s.Problems) == 0 {
+		line("shadow, %d%%:\n\t%s", s.Percent, strings.ReplaceAll(strings.TrimSpace(render(s.Candidate)), "\n", "\n\t"))
+	}
 	return b.String()
 }
 
@@ -278,6 +283,7 @@ func TestCases(t *testing.T) {
 				texts = append(texts, problem.String())
 			}
 			assert.Equal(t, c.Problems, texts)
+			assert.Equal(t, c.Shadow, shadowProblems(handler))
 			if len(c.Problems) == 0 {
 				assert.Equal(t, c.Handler, render(handler))
 			} else {
@@ -288,8 +294,24 @@ func TestCases(t *testing.T) {
 			}
 			assert.Equal(t, c.HidesAll, handler.Report.HideAll)
 			requireHidden(t, c.message, problems)
+			requireHidden(t, c.message.GetShadow().GetCandidate(), problemsOf(handler))
 		})
 	}
+}
+
+// problemsOf returns the problems of the shadow section.
+func problemsOf(h *config.Handler) config.Problems {
+	if h.Shadow == nil {
+		return nil
+	}
+	return h.Shadow.Problems
+}
+
+func shadowProblems(h *config.Handler) (texts []string) {
+	for _, problem := range problemsOf(h) {
+		texts = append(texts, problem.String())
+	}
+	return texts
 }
 
 // quoted finds the string constants of a policy.
@@ -338,9 +360,17 @@ func TestCasesCoverEveryField(t *testing.T) {
 // allPaths returns the full name of every field at any depth, and of every enum value but the first, which is "unspecified".
 func allPaths(message protoreflect.MessageDescriptor) map[string]bool {
 	paths := map[string]bool{}
+	addPaths(paths, message)
+	return paths
+}
+
+func addPaths(paths map[string]bool, message protoreflect.MessageDescriptor) {
 	fields := message.Fields()
 	for i := range fields.Len() {
 		field := fields.Get(i)
+		if paths[string(field.FullName())] {
+			continue // params have a candidate, which is params
+		}
 		paths[string(field.FullName())] = true
 		switch {
 		case field.IsMap():
@@ -349,10 +379,9 @@ func allPaths(message protoreflect.MessageDescriptor) map[string]bool {
 				paths[enumValue(field, field.Enum().Values().Get(j).Number())] = true
 			}
 		case field.Message() != nil && field.Message().FullName() != "google.protobuf.Duration":
-			maps.Copy(paths, allPaths(field.Message()))
+			addPaths(paths, field.Message())
 		}
 	}
-	return paths
 }
 
 func enumValue(field protoreflect.FieldDescriptor, number protoreflect.EnumNumber) string {

@@ -266,9 +266,19 @@ type Handler struct {
 	Report Report
 	// DecisionLog says which decisions are recorded.
 	DecisionLog DecisionLog
+	// Shadow is what the handler may become; nil where nothing is tried.
+	Shadow *Shadow
+}
+
+// CheckCount returns how many checks are configured. A policy with another number of checks must not decide: one that nobody made
+// would let pass what the operator meant to stop.
+func (h *Handler) CheckCount() int {
+	count := len(h.Headers) + len(h.JWT) + len(h.Lists) + len(h.APIKeys) + len(h.Basic)
+	if h.Rego != nil {
+		count++
+	}
+	return count
 }
 
 // HasChecks reports whether anything is configured that could deny.
-func (h *Handler) HasChecks() bool {
-	return len(h.Headers) > 0 || len(h.JWT) > 0 || len(h.Lists) > 0 || len(h.APIKeys) > 0 || len(h.Basic) > 0 || h.Rego != nil
-}
+func (h *Handler) HasChecks() bool { return h.CheckCount() > 0 }

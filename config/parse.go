@@ -51,7 +51,8 @@ const DefaultDenialMessage = "not authorized"
 // throughout unless the failure section itself decoded and has no problem; the report hides all values unless it is known which
 // ones it is to hide. No problem shows an expected value. Of very many problems about a hundred are listed, and that there are more.
 //
-// A handler without checks has no problem here: it may be for reports alone. See [Handler.HasChecks].
+// A handler without checks has no problem here: it may be for reports alone. See [Handler.HasChecks]. Nothing within shadow is a
+// problem here either, not even a field that this version does not know: see [Handler.Shadow].
 func Parse(params []byte) (*Handler, Problems) {
 	message := &configpb.Params{}
 	if err := proto.Unmarshal(params, message); err != nil {
@@ -60,6 +61,14 @@ func Parse(params []byte) (*Handler, Problems) {
 			Problems{{Field: "params", Text: fmt.Sprintf(
 				"%d bytes are no %s: check that the adapter resource is the one that belongs to this version", len(params), message.ProtoReflect().Descriptor().FullName())}}
 	}
+	section := message.GetShadow()
+	message.Shadow = nil // it is no part of what decides, nor of its fingerprint
+	handler, problems := parse(message)
+	handler.Shadow = shadow(message, section)
+	return handler, problems
+}
+
+func parse(message *configpb.Params) (*Handler, Problems) {
 	var problems Problems
 	unknown(&problems, "", message.ProtoReflect())
 	handler := validate(&problems, message)

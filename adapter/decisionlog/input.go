@@ -108,22 +108,10 @@ func (h hider) properties(into map[string]any, key string, properties attribute.
 	into[key] = shown
 }
 
-// credential reports whether a property is one that a check compares, or is called as HTTP calls credentials.
+// credential reports whether a property is one that a check compares, a candidate's included, or is called as HTTP calls credentials.
 func (h hider) credential(name string, action bool) bool {
-	for i := range h.handler.Headers {
-		if p := h.handler.Headers[i].Property; p.Name == name && p.Action == action {
-			return true
-		}
-	}
-	for i := range h.handler.JWT {
-		if p := h.handler.JWT[i].Property; p.Name == name && p.Action == action {
-			return true
-		}
-	}
-	for i := range h.handler.APIKeys {
-		if p := h.handler.APIKeys[i].Property; p.Name == name && p.Action == action {
-			return true
-		}
+	if compares(h.handler, name, action) || h.handler.Shadow != nil && compares(h.handler.Shadow.Candidate, name, action) {
+		return true
 	}
 	for i := range h.handler.Basic {
 		if p := h.handler.Basic[i].Property; p.Name == name && p.Action == action {
@@ -132,6 +120,25 @@ func (h hider) credential(name string, action bool) bool {
 	}
 	for _, header := range []string{"authorization", "proxy-authorization", "cookie", "set-cookie"} {
 		if strings.EqualFold(name, header) {
+			return true
+		}
+	}
+	return false
+}
+
+func compares(handler *config.Handler, name string, action bool) bool {
+	for i := range handler.Headers {
+		if p := handler.Headers[i].Property; p.Name == name && p.Action == action {
+			return true
+		}
+	}
+	for i := range handler.JWT {
+		if p := handler.JWT[i].Property; p.Name == name && p.Action == action {
+			return true
+		}
+	}
+	for i := range handler.APIKeys {
+		if p := handler.APIKeys[i].Property; p.Name == name && p.Action == action {
 			return true
 		}
 	}

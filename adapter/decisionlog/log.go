@@ -97,25 +97,30 @@ func (l *Log) Record(caller string, handler *config.Handler, request *policy.Req
 	if handler == nil || !wanted(handler.DecisionLog, decision) {
 		return ""
 	}
+	id = newID()
+	l.keep(caller, handler, func() *record.Decision { return newRecord(id, handler, request, &decision, elapsed) })
+	return id
+}
+
+// keep makes a record and has it wait, if there is room.
+func (l *Log) keep(caller string, handler *config.Handler, build func() *record.Decision) {
 	defer func() {
 		if r := recover(); r != nil { // the decision stands whatever becomes of its record
 			l.refused.Add(1)
 			l.complain(fmt.Errorf("making the record of a decision panicked: %T\n%s", r, debug.Stack()))
 		}
 	}()
-	id = newID()
-	e := entry{caller: caller, handler: handler, raw: raw(id, handler, request, &decision, elapsed)}
+	e := entry{caller: caller, handler: handler, raw: string(build().Append(nil))}
 	size := int64(len(e.raw))
 	if l.bytes.Add(size) <= l.options.WaitingBytes {
 		select {
 		case l.waiting <- e:
-			return id
+			return
 		default:
 		}
 	}
 	l.bytes.Add(-size)
 	l.crowded.Add(1)
-	return id
 }
 
 func wanted(log config.DecisionLog, d policy.Decision) bool {
@@ -241,14 +246,19 @@ func (l *Log) sinks(names []string) []string {
 	return names
 }
 
-// raw makes the record. It shares no memory with the request.
-func raw(id string, handler *config.Handler, request *policy.Request, d *policy.Decision, elapsed time.Duration) string {
-	r := &record.Decision{
-		ID: id, Handler: handler.Name, Instance: request.Instance, Outcome: d.Outcome(), Code: d.Code.String(),
+// newRecord makes the record of a decision.
+func newRecord(id string, handler *config.Handler, request *policy.Request, d *policy.Decision, elapsed time.Duration) *record.Decision {
+	return &record.Decision{
+		ID: id, Handler: handler.Name, Instance: request.Instance, Outcome: d.Outcome(), Code: d.Code.String(), Class: class(d.Failure),
 		Check: d.Check, Reason: d.Reason, Revision: d.Revision, Cached: d.Cached, Latency: elapsed, Input: input(handler, request, d),
+		Checks: checks(d.Findings),
 	}
-	if d.Failure != nil {
-		r.Class = d.Failure.Class.String()
+}
+
+// class returns the failure's; empty for none.
+func class(failure *policy.Failure) string {
+	if failure == nil {
+		return ""
 	}
-	return string(r.Append(nil))
+	return failure.Class.String()
 }

@@ -177,7 +177,7 @@ func BenchmarkQuota(b *testing.B) {
 			engines := testEngines(testCompiler())
 			engines.Quotas = &policy.Compiler{
 				Kinds:   []policy.Kind{quota.Kind{Memory: quota.NewMemory(config.MaxQuotaKeys)}},
-				Timeout: time.Second, Gate: policy.NewGate(2, 0), Wanted: quota.Wanted,
+				Timeout: time.Second, Gate: policy.NewGate(2, 0), Scope: quota.Scope,
 			}
 			door := NewDoor(engines, testLimits(), quiet{})
 			codec := NewCodec()

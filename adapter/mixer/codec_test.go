@@ -104,9 +104,9 @@ func (p *scribblingPool) Put(buffer *[]byte) {
 func TestNothingBehindTheDoorReadsReusedBuffers(t *testing.T) {
 	var log lockedBuffer
 	observer := observe.New(slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})), "test")
-	late := &lateKind{asked: make(chan string, 1), answered: make(chan struct{})}
 	compiler := testCompiler()
-	compiler.Kinds = append(compiler.Kinds, late)
+	late := &lateKind{Kind: compiler.Kinds[0], asked: make(chan string, 1), answered: make(chan struct{})}
+	compiler.Kinds[0] = late
 	door := NewDoor(testEngines(compiler), testLimits(), observer)
 	pool := &scribblingPool{}
 	connection := serve(t, door, experimental.BufferPool(pool))
@@ -146,15 +146,16 @@ func TestNothingBehindTheDoorReadsReusedBuffers(t *testing.T) {
 
 const lateName = "late"
 
-// lateKind makes a check that reads the request only when it is told to, whatever its deadline.
+// lateKind makes, of the handler called late, a check that reads the request only when it is told to, whatever its deadline.
 type lateKind struct {
+	policy.Kind
 	asked    chan string
 	answered chan struct{}
 }
 
 func (k *lateKind) Compile(handler *config.Handler) ([]policy.Check, config.Problems) {
 	if handler.Name != lateName {
-		return nil, nil
+		return k.Kind.Compile(handler)
 	}
 	return []policy.Check{lateCheck{k}}, nil
 }

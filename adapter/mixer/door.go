@@ -41,6 +41,7 @@ type Door struct {
 	// tooLarge is told of calls that are not received; admission is nil where report calls are not bounded.
 	tooLarge  func(ctx context.Context, method string, err error)
 	admission *admission
+	shadows   *policy.Shadows
 }
 
 // Engines are what stands behind a door.
@@ -49,6 +50,8 @@ type Engines struct {
 	Compiler *policy.Compiler
 	// Quotas makes policies of the handlers that quota calls bring.
 	Quotas *policy.Compiler
+	// Shadows evaluates what handlers may become; nil for nothing.
+	Shadows *policy.Shadows
 	// Planner makes plans of the handlers that reports bring.
 	Planner *report.Planner
 	// Acceptor keeps what is reported.
@@ -91,6 +94,7 @@ func NewDoor(engines Engines, limits HandlerLimits, observer Observer) *Door {
 		tracer:   engines.Tracer,
 		caller:   engines.Caller,
 		tooLarge: engines.TooLarge,
+		shadows:  engines.Shadows,
 	}
 }
 
@@ -199,18 +203,22 @@ func (d *Door) check(ctx context.Context, t checkTemplate, text string) (result 
 	}()
 	start := time.Now()
 	var call call
-	handler, decision := d.decide(ctx, d.handlers, t.service, &call, func() error { return decodeCheck(text, t.decode, &call) })
+	handler, compiled, decision := d.decide(ctx, d.handlers, t.service, &call, func() error { return decodeCheck(text, t.decode, &call) })
 	elapsed := time.Since(start)
-	decision.ID = d.recorder.Record(d.caller(ctx), handler, &call.request, decision, elapsed)
+	caller := d.caller(ctx)
+	decision.ID = d.recorder.Record(caller, handler, &call.request, decision, elapsed)
 	d.observer.Decided(handler, call.request.Instance, decision, elapsed)
 	if d.tracer != nil {
 		d.tracer.Checked(ctx, start, t.service, t.method, handler, &call.request, decision)
 	}
+	d.shadows.Evaluate(compiled, caller, &call.request, decision, elapsed)
 	return checkResult(decision)
 }
 
 // decide decodes a call and asks the policy of its params.
-func (d *Door) decide(ctx context.Context, handlers *handlers, service string, call *call, decode func() error) (handler *config.Handler, decision policy.Decision) {
+func (d *Door) decide(
+	ctx context.Context, handlers *handlers, service string, call *call, decode func() error,
+) (handler *config.Handler, compiled *policy.Policy, decision policy.Decision) {
 	defer func() {
 		if r := recover(); r != nil {
 			decision = panicked(service, r)
@@ -218,13 +226,13 @@ func (d *Door) decide(ctx context.Context, handlers *handlers, service string, c
 	}()
 	switch err := decode(); {
 	case err != nil:
-		return nil, malformed(service, err)
+		return nil, nil, malformed(service, err)
 	case !call.hasConfig:
-		return nil, unconfigured("the call has no adapter_config; check that the adapter resource has session_based: false and a config")
+		return nil, nil, unconfigured("the call has no adapter_config; check that the adapter resource has session_based: false and a config")
 	case call.typeURL != config.TypeURL:
-		return nil, unconfigured("adapter_config is a %.100q, not a %s; apply the adapter resource that `tollgate operatorconfig` prints", call.typeURL, config.TypeURL)
+		return nil, nil, unconfigured("adapter_config is a %.100q, not a %s; apply the adapter resource that `tollgate operatorconfig` prints", call.typeURL, config.TypeURL)
 	case len(call.params) > MaxParamsBytes:
-		return nil, unconfigured("params have %d bytes; use at most %d", len(call.params), MaxParamsBytes)
+		return nil, nil, unconfigured("params have %d bytes; use at most %d", len(call.params), MaxParamsBytes)
 	}
 	return handlers.decide(ctx, call.params, &call.request)
 }

@@ -206,10 +206,11 @@ func TestDoorAnswersPanickingChecksByTheHandlersModes(t *testing.T) {
 	kinds := []policy.Kind{kindFunc(func(*config.Handler) ([]policy.Check, config.Problems) {
 		return []policy.Check{panickingCheck{policy.Instant}, panickingCheck{policy.Compute}}, nil
 	})}
-	result, d := answer(t, kinds, mixertest.Call(&configpb.Params{AuthKey: proto.String("abc")}, "abc"))
+	second := []*configpb.HeaderCheck{{SubjectProperty: proto.String("second"), Values: []string{"x"}}}
+	result, d := answer(t, kinds, mixertest.Call(&configpb.Params{AuthKey: proto.String("abc"), Headers: second}, "abc"))
 	assert.EqualValues(t, 14, result.Status.Code)
 	assert.Equal(t, config.Panic, d.Failure.Class)
-	result, d = answer(t, kinds, mixertest.Call(&configpb.Params{AuthKey: proto.String("abc"), Failure: openForAll}, "abc"))
+	result, d = answer(t, kinds, mixertest.Call(&configpb.Params{AuthKey: proto.String("abc"), Headers: second, Failure: openForAll}, "abc"))
 	assert.Zero(t, result.Status.Code)
 	assert.Equal(t, config.SingleUse, d.Lifetime)
 }

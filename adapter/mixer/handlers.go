@@ -136,11 +136,11 @@ func (h *handlers) compile(e *entry, params string) {
 	e.policy.Store(h.compiler.Compile(handler, problems))
 }
 
-// decide answers a call with the policy of its params.
-func (h *handlers) decide(ctx context.Context, params string, request *policy.Request) (*config.Handler, policy.Decision) {
+// decide answers a call with the policy of its params. The policy is nil where none was asked, the handler where none is known.
+func (h *handlers) decide(ctx context.Context, params string, request *policy.Request) (*config.Handler, *policy.Policy, policy.Decision) {
 	e := h.get(params)
 	if e == nil {
-		return nil, policy.Fail(config.Overload, "%d handlers wait to be compiled; lower the number of different handlers or raise limits.handlers", h.limits.Waiting).
+		return nil, nil, policy.Fail(config.Overload, "%d handlers wait to be compiled; lower the number of different handlers or raise limits.handlers", h.limits.Waiting).
 			Resolve(config.Modes{})
 	}
 	compiled := e.policy.Load()
@@ -151,8 +151,8 @@ func (h *handlers) decide(ctx context.Context, params string, request *policy.Re
 		case <-e.ready:
 			compiled = e.policy.Load()
 		case <-wait.Done():
-			return e.handler.Load(), policy.Fail(config.PolicyNotLoaded, "the handler is still being compiled").Resolve(e.modes())
+			return e.handler.Load(), nil, policy.Fail(config.PolicyNotLoaded, "the handler is still being compiled").Resolve(e.modes())
 		}
 	}
-	return compiled.Handler(), compiled.Evaluate(ctx, request)
+	return compiled.Handler(), compiled, compiled.Evaluate(ctx, request)
 }

@@ -149,7 +149,7 @@ func TestHandlersCompileOnceForAHundredFirstCalls(t *testing.T) {
 	var allowed atomic.Int64
 	for range 100 {
 		calls.Go(func() {
-			if _, d := h.decide(t.Context(), strings.Clone(params), presenting("abc")); d.Allowed() && d.Failure == nil {
+			if _, _, d := h.decide(t.Context(), strings.Clone(params), presenting("abc")); d.Allowed() && d.Failure == nil {
 				allowed.Add(1)
 			}
 		})
@@ -159,7 +159,7 @@ func TestHandlersCompileOnceForAHundredFirstCalls(t *testing.T) {
 	calls.Wait()
 	assert.EqualValues(t, 1, kind.started.Load())
 	assert.EqualValues(t, 100, allowed.Load())
-	_, d := h.decide(t.Context(), params, presenting("abd"))
+	_, _, d := h.decide(t.Context(), params, presenting("abd"))
 	assert.Equal(t, "deny", d.Outcome())
 	assert.EqualValues(t, 1, kind.started.Load())
 	require.Eventually(t, func() bool { return seen.compilations() == 1 }, 10*time.Second, time.Millisecond)
@@ -248,7 +248,7 @@ func TestHandlersRememberFailuresForAWhile(t *testing.T) {
 	h.now = func() time.Time { return time.Unix(0, now.Load()) }
 
 	outcome := func() string {
-		_, d := h.decide(t.Context(), keyParams("h"), presenting("abc"))
+		_, _, d := h.decide(t.Context(), keyParams("h"), presenting("abc"))
 		return d.Outcome()
 	}
 	compilations := func(want int) {
@@ -286,11 +286,11 @@ func TestHandlersRefuseWhenTooManyWait(t *testing.T) {
 	for i := range 3 {
 		require.NotNil(t, h.get(openForOverload(i)))
 		waiting.Go(func() {
-			_, d := h.decide(t.Context(), openForOverload(i), presenting("abc"))
+			_, _, d := h.decide(t.Context(), openForOverload(i), presenting("abc"))
 			assert.Equal(t, "allow", d.Outcome())
 		})
 	}
-	handler, d := h.decide(t.Context(), openForOverload(3), presenting("abc"))
+	handler, _, d := h.decide(t.Context(), openForOverload(3), presenting("abc"))
 	assert.Nil(t, handler)
 	require.NotNil(t, d.Failure)
 	assert.Equal(t, config.Overload, d.Failure.Class)
@@ -300,7 +300,7 @@ func TestHandlersRefuseWhenTooManyWait(t *testing.T) {
 	close(kind.let)
 	waiting.Wait()
 	require.Eventually(t, func() bool {
-		_, d := h.decide(t.Context(), openForOverload(3), presenting("abc"))
+		_, _, d := h.decide(t.Context(), openForOverload(3), presenting("abc"))
 		return d.Outcome() == "allow"
 	}, 10*time.Second, time.Millisecond)
 	assert.EqualValues(t, 4, kind.started.Load())
@@ -315,13 +315,13 @@ func TestHandlersKeepAFailureThatCannotBeRetried(t *testing.T) {
 	h := newHandlers(compilerOf(kind), limits, &ledger{})
 	h.now = func() time.Time { return time.Unix(0, now.Load()) }
 	opened := string(mixertest.Params(&configpb.Params{Name: "?", Failure: &configpb.Failure{Configuration: configpb.Failure_OPEN}}))
-	_, d := h.decide(t.Context(), opened, presenting("abc"))
+	_, _, d := h.decide(t.Context(), opened, presenting("abc"))
 	require.Equal(t, "failed_open", d.Outcome())
 	require.Eventually(t, func() bool { return h.waiting.Load() == 0 }, 10*time.Second, time.Millisecond)
 
 	require.NotNil(t, h.get(keyParams("slow")))
 	now.Add(int64(limits.RetryAfter))
-	_, d = h.decide(t.Context(), opened, presenting("abc"))
+	_, _, d = h.decide(t.Context(), opened, presenting("abc"))
 	assert.Equal(t, "failed_open", d.Outcome())
 	assert.Equal(t, config.ConfigurationFailure, d.Failure.Class)
 	close(kind.let)
@@ -363,7 +363,7 @@ func TestHandlersAnswerBeforeACallersDeadline(t *testing.T) {
 				handler *config.Handler
 				d       policy.Decision
 			)
-			beforeDeadline(t, func(ctx context.Context) { handler, d = h.decide(ctx, params, presenting("abc")) })
+			beforeDeadline(t, func(ctx context.Context) { handler, _, d = h.decide(ctx, params, presenting("abc")) })
 			assert.Equal(t, config.PolicyNotLoaded, d.Failure.Class)
 			assert.Equal(t, c.want, d.Outcome())
 			assert.Equal(t, "slow", handler.Name)
@@ -372,7 +372,7 @@ func TestHandlersAnswerBeforeACallersDeadline(t *testing.T) {
 			}
 			close(kind.let)
 			<-e.ready
-			_, d = h.decide(t.Context(), params, presenting("abc"))
+			_, _, d = h.decide(t.Context(), params, presenting("abc"))
 			assert.Equal(t, "allow", d.Outcome())
 		})
 	}
@@ -389,7 +389,7 @@ func TestHandlersInTheQueueKnowTheirModes(t *testing.T) {
 			queued := string(mixertest.Params(&configpb.Params{AuthKey: pointer("abc"), Failure: &configpb.Failure{PolicyNotLoaded: mode}}))
 			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 			defer cancel()
-			handler, d := h.decide(ctx, queued, presenting("abc"))
+			handler, _, d := h.decide(ctx, queued, presenting("abc"))
 			require.NotNil(t, handler)
 			assert.Equal(t, want, d.Outcome())
 			assert.Equal(t, config.PolicyNotLoaded, d.Failure.Class)
@@ -411,7 +411,7 @@ func TestHandlersSurviveACompilerThatPanics(t *testing.T) {
 					panic(cause)
 				})), testLimits(), seen)
 				params := string(mixertest.Params(&configpb.Params{Name: "p", AuthKey: pointer(secret), Failure: &configpb.Failure{Panic: mode}}))
-				_, d := h.decide(t.Context(), params, presenting(secret))
+				_, _, d := h.decide(t.Context(), params, presenting(secret))
 				require.NotNil(t, d.Failure)
 				assert.Equal(t, config.Panic, d.Failure.Class)
 				assert.Contains(t, d.Failure.Detail, "handlers_test.go", "the stack is the only clue")
@@ -426,7 +426,7 @@ func TestHandlersSurviveACompilerThatPanics(t *testing.T) {
 func TestHandlersOutliveTheirObserver(t *testing.T) {
 	h := newHandlers(testCompiler(), testLimits(), panicking{})
 	for i := range 3 {
-		_, d := h.decide(t.Context(), keyParams(fmt.Sprintf("h-%d", i)), presenting("abc"))
+		_, _, d := h.decide(t.Context(), keyParams(fmt.Sprintf("h-%d", i)), presenting("abc"))
 		assert.Equal(t, "allow", d.Outcome())
 	}
 	require.Eventually(t, func() bool { return h.waiting.Load() == 0 }, 10*time.Second, time.Millisecond)
@@ -466,7 +466,7 @@ func TestHandlersOfEqualConfigurations(t *testing.T) {
 	h := newHandlers(testCompiler(), testLimits(), &ledger{})
 	var fingerprints []string
 	for _, params := range []string{one, other, long} {
-		handler, d := h.decide(t.Context(), params, presenting("abc"))
+		handler, _, d := h.decide(t.Context(), params, presenting("abc"))
 		require.Equal(t, "allow", d.Outcome())
 		assert.Equal(t, handler.Fingerprint, d.Revision)
 		fingerprints = append(fingerprints, handler.Fingerprint)
@@ -477,7 +477,7 @@ func TestHandlersOfEqualConfigurations(t *testing.T) {
 
 	// A configuration that merely shares a prefix, or has more after it, is another one.
 	future := one + string(protowire.AppendVarint(protowire.AppendTag(nil, 99, protowire.VarintType), 1))
-	_, d := h.decide(t.Context(), future, presenting("abc"))
+	_, _, d := h.decide(t.Context(), future, presenting("abc"))
 	assert.Equal(t, config.ConfigurationFailure, d.Failure.Class)
 }
 
@@ -494,13 +494,13 @@ func TestHandlersUnderContention(t *testing.T) {
 				if n%3 == 0 {
 					params = string(mixertest.Params(&configpb.Params{Name: fmt.Sprintf("h-%d", n)}))
 				}
-				_, d := h.decide(t.Context(), params, presenting("abc"))
+				_, _, d := h.decide(t.Context(), params, presenting("abc"))
 				if n%3 == 0 {
 					assert.Equal(t, "failed_closed", d.Outcome())
 				} else {
 					assert.Equal(t, "allow", d.Outcome())
 				}
-				_, d = h.decide(t.Context(), params, presenting("abd"))
+				_, _, d = h.decide(t.Context(), params, presenting("abd"))
 				assert.False(t, d.Allowed())
 			}
 		})

@@ -160,7 +160,7 @@ func quotaDoor(tb testing.TB, observer Observer, stores map[string]policyquota.S
 	engines := testEngines(testCompiler())
 	engines.Quotas = &policy.Compiler{
 		Kinds:   []policy.Kind{policyquota.Kind{Memory: policyquota.NewMemory(100), Stores: stores}},
-		Timeout: 200 * time.Millisecond, Gate: policy.NewGate(2, 0), Wanted: policyquota.Wanted,
+		Timeout: 200 * time.Millisecond, Gate: policy.NewGate(2, 0), Scope: policyquota.Scope,
 	}
 	return NewDoor(engines, testLimits(), observer)
 }

@@ -48,6 +48,7 @@ type Observer struct {
 
 	reports, reportCalls *prometheus.CounterVec
 	refused              *prometheus.CounterVec
+	shadows              shadows
 
 	counters sync.Map // counterKey → prometheus.Counter: the vector's own look-up hashes every label at every call
 	handlers labels
@@ -99,6 +100,7 @@ func New(logger *slog.Logger, version string) *Observer {
 		Help: "Connections and calls refused before anything was decided, by reason.",
 	}, []string{"reason"})
 	o.amounts = newAmounts()
+	o.shadows = newShadows(o.registry)
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "tollgate_build_info", Help: "Always 1; the version is a label.", ConstLabels: prometheus.Labels{"version": version},
 	})
@@ -141,7 +143,7 @@ func (o *Observer) Decided(handler *config.Handler, instance string, d policy.De
 		}
 	}
 	if o.logger.Enabled(context.Background(), slog.LevelDebug) {
-		o.logger.Debug("decision", "handler", key.handler, "instance", instance, "outcome", key.outcome, "code", d.Code.String(),
+		withFindings(o.logger, d.Findings).Debug("decision", "handler", key.handler, "instance", instance, "outcome", key.outcome, "code", d.Code.String(),
 			"check", d.Check, "reason", d.Reason, "valid_duration", d.Lifetime.Duration.String(), "valid_use_count", d.Lifetime.Uses,
 			"revision", d.Revision, "cached", d.Cached, "elapsed", elapsed.String())
 	}

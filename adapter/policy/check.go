@@ -42,7 +42,7 @@ const (
 
 // Kind compiles the checks of one kind.
 type Kind interface {
-	// Compile returns the checks of this kind that the handler names, none if it names none, and every problem found.
+	// Compile returns one check for each of this kind that the handler names, none if it names none, and every problem found.
 	Compile(handler *config.Handler) ([]Check, config.Problems)
 }
 
@@ -57,6 +57,18 @@ const (
 	// Passed means that the check has nothing against the request.
 	Passed
 )
+
+// String returns the result in a word, as records and logs have it.
+func (r Result) String() string {
+	switch r {
+	case Passed:
+		return "passed"
+	case Denied:
+		return "denied"
+	case Failed:
+	}
+	return "failed"
+}
 
 // Verdict is one check's answer.
 type Verdict struct {

@@ -29,7 +29,11 @@ var precedence = map[config.Require][standings]uint8{
 // the answer names does, and so does the lifetime where one verdict was enough: the first counts, and those after it are not
 // asked.
 type combination struct {
-	handler  *config.Handler
+	handler *config.Handler
+	// checks is how many could be asked. The first finding stands alone: most policies ask one check and need no slice.
+	checks   int
+	first    Finding
+	findings []Finding
 	rank     [standings]uint8
 	seen     bool
 	standing standing
@@ -40,13 +44,13 @@ type combination struct {
 	revision string
 }
 
-func newCombination(handler *config.Handler) combination {
+func newCombination(handler *config.Handler, checks int) combination {
 	rank, ok := precedence[handler.Require]
 	if !ok {
 		// All is the stricter, whatever was meant.
 		rank = precedence[config.All]
 	}
-	return combination{handler: handler, rank: rank}
+	return combination{handler: handler, checks: checks, rank: rank}
 }
 
 func (c *combination) standingOf(v Verdict) standing {
@@ -66,7 +70,7 @@ func (c *combination) standingOf(v Verdict) standing {
 // add takes in a verdict and reports whether nothing that could follow would change the outcome.
 func (c *combination) add(check string, v Verdict) (decided bool) {
 	if v.Result != Passed && v.Result != Denied && v.Failure == nil {
-		v.Failure = Fail(config.EvaluationError, "check %s gave no verdict", check)
+		v = Failing(Fail(config.EvaluationError, "check %s gave no verdict", check))
 	}
 	if c.revision == "" {
 		c.revision = v.Revision
@@ -74,6 +78,7 @@ func (c *combination) add(check string, v Verdict) (decided bool) {
 	if v.Name != "" {
 		check = v.Name
 	}
+	c.note(check, v)
 	s := c.standingOf(v)
 	switch {
 	case !c.seen || c.rank[s] > c.rank[c.standing]:
@@ -86,12 +91,21 @@ func (c *combination) add(check string, v Verdict) (decided bool) {
 
 // age takes the time that passed off what the verdicts so far say of the answer's reuse: a token that one of them saw ends no later
 // because another took long.
-func (c *combination) age(passed time.Duration) {
-	if !c.lifetime.Reusable() {
-		return
+func (c *combination) age(passed time.Duration) { c.lifetime = aged(c.lifetime, passed) }
+
+// note keeps what a check said.
+func (c *combination) note(check string, v Verdict) {
+	found := Finding{Check: check, Result: v.Result, Reason: v.Reason, Failure: v.Failure}
+	if v.Failure != nil {
+		found.Reason = v.Failure.Class.String()
 	}
-	if c.lifetime.Duration -= passed; c.lifetime.Duration < config.MinLifetimeDuration {
-		c.lifetime = config.SingleUse
+	switch {
+	case !c.seen:
+		c.first = found
+	case c.findings == nil:
+		c.findings = append(make([]Finding, 0, c.checks), c.first, found)
+	default:
+		c.findings = append(c.findings, found)
 	}
 }
 
@@ -103,26 +117,20 @@ func (c *combination) decision() Decision {
 	var d Decision
 	switch c.standing {
 	case passed:
-		d = Decision{Code: config.OK, Granted: c.verdict.Granted, Reason: c.verdict.Reason, Lifetime: tighter(c.handler.Allow, c.lifetime)}
-		if !d.Lifetime.Reusable() {
-			d.Lifetime = config.SingleUse
-		}
+		d = Decision{Code: config.OK, Granted: c.verdict.Granted, Reason: c.verdict.Reason, Lifetime: ofAllow(c.handler, c.lifetime)}
 	case denied:
 		denial := &c.handler.Denial
 		if c.verdict.Denial != nil {
 			denial = c.verdict.Denial
 		}
-		d = Decision{Code: denialCode(denial.Code), Message: denial.Message, HTTP: denial.HTTP, Reason: c.verdict.Reason}
-		if c.handler.Deny.Reusable() {
-			d.Lifetime = tighter(c.handler.Deny, c.lifetime)
-		}
-		if !d.Lifetime.Reusable() {
-			d.Lifetime = config.Lifetime{}
+		d = Decision{
+			Code: denialCode(denial.Code), Message: denial.Message, HTTP: denial.HTTP, Reason: c.verdict.Reason,
+			Lifetime: ofDenial(c.handler, c.lifetime),
 		}
 	case failedOpen, failedClosed, standings:
 		d = c.verdict.Failure.Resolve(c.handler.Modes)
 	}
-	d.Check, d.Cached = c.check, c.verdict.Remembered
+	d.Check, d.Cached, d.Findings = c.check, c.verdict.Remembered, c.findings
 	return d
 }
 
@@ -135,16 +143,4 @@ func denialCode(code config.Code) config.Code {
 	case config.OK, config.Unavailable:
 	}
 	return config.PermissionDenied
-}
-
-// tighter returns the minimum of each field; a zero lifetime sets no bound.
-func tighter(a, b config.Lifetime) config.Lifetime {
-	switch {
-	case a == config.Lifetime{}:
-		return b
-	case b == config.Lifetime{}:
-		return a
-	default:
-		return config.Lifetime{Duration: min(a.Duration, b.Duration), Uses: min(a.Uses, b.Uses)}
-	}
 }

@@ -288,59 +288,6 @@ func TestFailureClasses(t *testing.T) {
 	}
 }
 
-func TestLifetimes(t *testing.T) {
-	t.Parallel()
-	parse := func(cell string) (l config.Lifetime) {
-		switch cell {
-		case "none":
-		case "single use":
-			l = config.SingleUse
-		default:
-			duration, uses, _ := strings.Cut(cell, " × ")
-			d, err := time.ParseDuration(duration)
-			require.NoError(t, err)
-			n, err := strconv.ParseInt(uses, 10, 32)
-			require.NoError(t, err)
-			l = config.Lifetime{Duration: d, Uses: int32(n)}
-		}
-		return l
-	}
-	for _, row := range readTable(t, "testdata/lifetimes.md") {
-		h := handler()
-		v := policy.Pass("")
-		if row["outcome"] == "deny" {
-			v = policy.Deny("")
-			h.Deny = parse(row["handler's"])
-		} else {
-			h.Allow = parse(row["handler's"])
-		}
-		v.Lifetime = parse(row["verdict's"])
-		d := decide(h, v)
-		assert.Equal(t, row["outcome"], d.Outcome())
-		assert.Equal(t, parse(row["answer"]), d.Lifetime, "%v", row)
-		// Under the other combination a single verdict comes to the same.
-		h.Require = config.Any
-		assert.Equal(t, d, decide(h, v))
-	}
-}
-
-// Lifetimes that no configuration and no policy can state must not become Mixer's minute.
-func TestLifetimesThatAreHalfSet(t *testing.T) {
-	t.Parallel()
-	half := []config.Lifetime{{Duration: time.Second}, {Uses: 5}, {Duration: -time.Second}, {Duration: time.Second, Uses: -1}, {Duration: -1, Uses: -1}, {}}
-	h := handler()
-	for _, h.Allow = range half {
-		assert.Equal(t, config.SingleUse, decide(h, policy.Pass("")).Lifetime, "%v", h.Allow)
-	}
-	h = handler()
-	for _, l := range half[:5] {
-		assert.Equal(t, config.SingleUse, decide(h, policy.Verdict{Result: policy.Passed, Lifetime: l}).Lifetime, "%v", l)
-	}
-	for _, h.Deny = range half {
-		assert.Zero(t, decide(h, policy.Deny("")).Lifetime, "%v", h.Deny)
-	}
-}
-
 // A verdict that was never filled in, or has a result that does not exist, passes nobody.
 func TestVerdictsThatAreNone(t *testing.T) {
 	t.Parallel()
@@ -392,7 +339,9 @@ func TestDenial(t *testing.T) {
 	own := policy.Deny("own")
 	own.Denial = &config.Denial{Code: config.NotFound, Message: "nothing here"}
 	d = decide(h, policy.Pass("fine"), own)
-	assert.Equal(t, policy.Decision{Code: config.NotFound, Message: "nothing here", Check: "check1", Reason: "own", Revision: h.Fingerprint}, d)
+	assert.Equal(t, policy.Decision{Code: config.NotFound, Message: "nothing here", Check: "check1", Reason: "own", Revision: h.Fingerprint, Findings: []policy.Finding{
+		{Check: "check0", Result: policy.Passed, Reason: "fine"}, {Check: "check1", Result: policy.Denied, Reason: "own"},
+	}}, d)
 }
 
 // Of several equal verdicts the answer names the first.

@@ -36,6 +36,21 @@ type Decision struct {
 	Revision string
 	// Failure is not nil where the answer comes from a failure, whether it was let through or refused.
 	Failure *Failure
+	// Findings are what each check that was asked said, in the order in which they were asked. They are nil where fewer than two
+	// were: Check, Reason and Failure say it all then. For logs and records and never for the end user.
+	Findings []Finding
+}
+
+// Finding is what one check said.
+type Finding struct {
+	// Check is the check's name.
+	Check string
+	// Result is what it found.
+	Result Result
+	// Reason says why, as in Decision.
+	Reason string
+	// Failure is set where the result is Failed.
+	Failure *Failure
 }
 
 // Allowed reports whether the request may pass.
@@ -74,9 +89,10 @@ func (f *Failure) Error() string { return f.Class.String() + ": " + f.Detail }
 // Resolve turns a failure into a decision by the modes that are in force: closed refuses with the modes' code, open lets this
 // one request pass and nothing after it.
 func (f *Failure) Resolve(modes config.Modes) Decision {
-	d := Decision{Reason: f.Class.String(), Failure: f}
-	if modes.Of(f.Class) == config.Open {
-		d.Code, d.Lifetime = config.OK, config.SingleUse
+	mode := modes.Of(f.Class)
+	d := Decision{Reason: f.Class.String(), Lifetime: ofFailure(mode), Failure: f}
+	if mode == config.Open {
+		d.Code = config.OK
 		return d
 	}
 	d.Code = modes.ClosedCode()

@@ -51,20 +51,28 @@ func (k fakeKind) Compile(*config.Handler) ([]policy.Check, config.Problems) {
 	return k.checks, k.problems
 }
 
-// handler is a handler configuration as config.Parse makes them, all closed.
+// handler is a handler configuration as config.Parse makes them, all closed. It names one check.
 func handler() *config.Handler {
 	return &config.Handler{
 		Name:        "test",
 		Fingerprint: "0123456789ab",
+		Headers:     make([]config.HeaderCheck, 1),
 		Allow:       config.Lifetime{Duration: 5 * time.Second, Uses: 10_000},
 		Denial:      config.Denial{Code: config.Unauthenticated, Message: "who are you", HTTP: &config.HTTPResponse{Status: 401}},
 	}
 }
 
+// naming returns the handler with the given number of checks.
+func naming(h *config.Handler, checks int) *config.Handler {
+	copied := *h
+	copied.Headers = make([]config.HeaderCheck, checks)
+	return &copied
+}
+
 // compile makes a policy of the checks, with room at the gate and time enough.
 func compile(h *config.Handler, checks ...policy.Check) *policy.Policy {
 	c := policy.Compiler{Kinds: []policy.Kind{fakeKind{checks: checks}}, Timeout: time.Minute, Gate: policy.NewGate(8, 0)}
-	return c.Compile(h, nil)
+	return c.Compile(naming(h, len(checks)), nil)
 }
 
 // allOpen are modes in which every class that can be open is.

@@ -19,8 +19,21 @@ type Compiler struct {
 	Timeout time.Duration
 	// Gate bounds how many dear checks run at once.
 	Gate *Gate
-	// Wanted says what to add to a handler that has nothing for any of Kinds; empty for checks.
-	Wanted string
+	// Scope is the part of handlers that it is for; the checks where it is zero.
+	Scope Scope
+}
+
+// Scope is a part of handlers that policies are made of.
+type Scope struct {
+	// Count returns how many checks a handler names in it. A policy of another number must not decide.
+	Count func(handler *config.Handler) int
+	// Missing says what to add to a handler that names none.
+	Missing string
+}
+
+var checks = Scope{
+	Count:   (*config.Handler).CheckCount,
+	Missing: "no check is configured, so nothing could be denied: add auth_key, headers, jwt, lists, api_keys, basic, or policy or policy_source with check_method",
 }
 
 // Compile makes the policy of a handler. It never fails: a configuration with problems makes a policy whose every decision is
@@ -37,13 +50,14 @@ func (c *Compiler) Compile(handler *config.Handler, problems config.Problems) *P
 			p.problems = append(p.problems, found...)
 		}
 	}
-	if len(p.problems) == 0 && len(p.checks) == 0 {
-		text := "no check is configured, so nothing could be denied: add auth_key, headers, jwt, lists, api_keys, basic, or policy with check_method"
-		switch {
-		case c.Wanted != "":
-			text = c.Wanted
-		case handler.HasChecks():
-			text = "no check came of this configuration; check that this version has the kind of check it names"
+	scope := c.Scope
+	if scope.Count == nil {
+		scope = checks
+	}
+	if named := scope.Count(handler); len(p.problems) == 0 && (named == 0 || len(p.checks) != named) {
+		text := scope.Missing
+		if named > 0 {
+			text = fmt.Sprintf("%d checks came of the %d that are named; check that this version has every kind of check that is", len(p.checks), named)
 		}
 		p.problems = config.Problems{{Field: "params", Text: text}}
 	}
@@ -51,6 +65,9 @@ func (c *Compiler) Compile(handler *config.Handler, problems config.Problems) *P
 		p.checks = nil
 		p.broken = Fail(config.ConfigurationFailure, "%s", p.problems.Error())
 		return p
+	}
+	if handler.Shadow != nil {
+		p.candidate = &candidate{}
 	}
 	slices.SortStableFunc(p.checks, func(a, b Check) int { return int(a.Cost()) - int(b.Cost()) })
 	return p
@@ -64,6 +81,8 @@ type Policy struct {
 	gate     *Gate
 	problems config.Problems
 	broken   *Failure
+	// candidate is nil where nothing is tried beside the policy, and where it cannot decide itself.
+	candidate *candidate
 }
 
 // Handler returns the configuration the policy was compiled from.
@@ -88,7 +107,7 @@ func (p *Policy) evaluate(ctx context.Context, request *Request) Decision {
 	if p.broken != nil {
 		return p.broken.Resolve(p.handler.Modes)
 	}
-	combined := newCombination(p.handler)
+	combined := newCombination(p.handler, len(p.checks))
 	decided := false
 	next := 0
 	for ; next < len(p.checks) && !decided; next++ {

@@ -274,7 +274,7 @@ func TestInstantChecksNeedNoPlace(t *testing.T) {
 		"deny":  {dear, gives("deny", policy.Instant, policy.Deny(""))},
 	} {
 		c := policy.Compiler{Timeout: time.Second, Gate: gate, Kinds: []policy.Kind{fakeKind{checks: checks}}}
-		assert.Equal(t, name, c.Compile(handler(), nil).Evaluate(t.Context(), &policy.Request{}).Outcome())
+		assert.Equal(t, name, c.Compile(naming(handler(), len(checks)), nil).Evaluate(t.Context(), &policy.Request{}).Outcome())
 	}
 }
 
@@ -406,13 +406,24 @@ func TestPoliciesThatCannotDecide(t *testing.T) {
 			return (&policy.Compiler{Kinds: []policy.Kind{fakeKind{problems: problem}, fakeKind{problems: problem}}}).Compile(h, nil)
 		}, config.ConfigurationFailure, "policy[0]: is odd; policy[0]: is odd"},
 		{"no checks", func(h *config.Handler) *policy.Policy {
+			h.Headers = nil
 			return (&policy.Compiler{Kinds: []policy.Kind{fakeKind{}}}).Compile(h, nil)
 		}, config.ConfigurationFailure, "no check is configured"},
-		{"no kinds", func(h *config.Handler) *policy.Policy { return (&policy.Compiler{}).Compile(h, nil) }, config.ConfigurationFailure, "no check is configured"},
+		{"no checks, and one that nobody named", func(h *config.Handler) *policy.Policy {
+			h.Headers = nil
+			return (&policy.Compiler{Kinds: []policy.Kind{fakeKind{checks: []policy.Check{never}}}}).Compile(h, nil)
+		}, config.ConfigurationFailure, "no check is configured"},
+		{"no kinds", func(h *config.Handler) *policy.Policy { return (&policy.Compiler{}).Compile(h, nil) }, config.ConfigurationFailure, "0 checks came of the 1"},
 		{"a check of no kind there is", func(h *config.Handler) *policy.Policy {
-			h.Headers = []config.HeaderCheck{{Name: "h"}}
 			return (&policy.Compiler{Kinds: []policy.Kind{fakeKind{}}}).Compile(h, nil)
-		}, config.ConfigurationFailure, "no check came"},
+		}, config.ConfigurationFailure, "0 checks came of the 1"},
+		{"one kind beside one that there is not", func(h *config.Handler) *policy.Policy {
+			h.Lists = []config.ListCheck{{Name: "l"}}
+			return (&policy.Compiler{Kinds: []policy.Kind{fakeKind{checks: []policy.Check{never}}}}).Compile(h, nil)
+		}, config.ConfigurationFailure, "1 checks came of the 2"},
+		{"more checks than are named", func(h *config.Handler) *policy.Policy {
+			return (&policy.Compiler{Kinds: []policy.Kind{fakeKind{checks: []policy.Check{never, never}}}}).Compile(h, nil)
+		}, config.ConfigurationFailure, "2 checks came of the 1"},
 		{"broken", func(h *config.Handler) *policy.Policy {
 			return policy.Broken(h, policy.Fail(config.Panic, "odd"))
 		}, config.Panic, "odd"},
@@ -464,7 +475,7 @@ func TestConcurrentUse(t *testing.T) {
 			return policy.Deny("no a")
 		}},
 	}}}}
-	p := c.Compile(handler(), nil)
+	p := c.Compile(naming(handler(), 2), nil)
 	require.Nil(t, p.Failure())
 	var (
 		group sync.WaitGroup

@@ -69,7 +69,7 @@ func TestRecalled(t *testing.T) {
 			h := handler()
 			h.Allow = long
 			c := policy.Compiler{Kinds: []policy.Kind{fakeKind{checks: test.checks}}, Timeout: time.Minute, Gate: test.gate}
-			d := c.Compile(h, nil).Evaluate(t.Context(), &policy.Request{})
+			d := c.Compile(naming(h, len(test.checks)), nil).Evaluate(t.Context(), &policy.Request{})
 			assert.Equal(t, test.outcome, d.Outcome())
 			assert.Equal(t, test.reason, d.Reason)
 			assert.Equal(t, test.cached, d.Cached)

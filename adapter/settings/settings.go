@@ -88,6 +88,8 @@ type Limits struct {
 	QueueWait time.Duration `yaml:"queue_wait"`
 	// QuotaCounts is how many counts of quotas are in memory at once.
 	QuotaCounts int `yaml:"quota_counts"`
+	// ShadowChecks is how many candidates are evaluated at once, beside the checks.
+	ShadowChecks int `yaml:"shadow_checks"`
 	// Handlers bounds the cache of compiled handlers.
 	Handlers Handlers `yaml:"handlers"`
 	// Reports bounds the report calls that are under way.
@@ -149,6 +151,7 @@ func Default() Settings {
 			ConcurrentChecks: 256,
 			QueueWait:        10 * time.Millisecond,
 			QuotaCounts:      100_000,
+			ShadowChecks:     4,
 			Handlers:         Handlers{Entries: 256, Bytes: 4 << 20, Compiling: 4, Waiting: 64, RetryAfter: 5 * time.Second},
 			Reports:          ReportLimits{Bytes: 64 << 20, Wait: 100 * time.Millisecond},
 			DecisionCache:    DecisionCache{Bytes: 64 << 20, HandlerBytes: 16 << 20},
@@ -288,6 +291,7 @@ func (s Settings) Validate() error {
 		{"limits.message_bytes", s.Limits.MessageBytes, 8 << 20, 1 << 30},
 		{"limits.concurrent_checks", s.Limits.ConcurrentChecks, 1, 1 << 20},
 		{"limits.quota_counts", s.Limits.QuotaCounts, 1, 10_000_000},
+		{"limits.shadow_checks", s.Limits.ShadowChecks, 1, 1024},
 		{"limits.handlers.entries", s.Limits.Handlers.Entries, 1, 1 << 20},
 		{"limits.handlers.bytes", s.Limits.Handlers.Bytes, 64 << 10, 1 << 30},
 		{"limits.handlers.compiling", s.Limits.Handlers.Compiling, 1, 256},

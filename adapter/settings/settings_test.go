@@ -116,6 +116,7 @@ limits:
   message_bytes: 1
   concurrent_checks: 2
   queue_wait: 3ms
+  shadow_checks: 9
   handlers:
     entries: 4
     bytes: 5
@@ -258,7 +259,7 @@ func TestParseReadsEverySetting(t *testing.T) {
 		},
 		Rego: settings.Rego{AllowHosts: []string{"a", "b:1"}, CA: "/ca", Print: true},
 		Limits: settings.Limits{
-			MessageBytes: 1, ConcurrentChecks: 2, QueueWait: 3 * time.Millisecond, QuotaCounts: 26,
+			MessageBytes: 1, ConcurrentChecks: 2, QueueWait: 3 * time.Millisecond, QuotaCounts: 26, ShadowChecks: 9,
 			Handlers:      settings.Handlers{Entries: 4, Bytes: 5, Compiling: 6, Waiting: 7, RetryAfter: 8 * time.Second},
 			Reports:       settings.ReportLimits{Calls: 9, Bytes: 10, Wait: 12 * time.Millisecond},
 			DecisionCache: settings.DecisionCache{Bytes: 26, HandlerBytes: 27},
@@ -465,6 +466,7 @@ func TestBounds(t *testing.T) {
 		{"limits.concurrent_checks", func(s *settings.Settings, v int64) { s.Limits.ConcurrentChecks = int(v) }, 1, 1 << 20, "use 1 to 1048576"},
 		{"limits.reports.calls", func(s *settings.Settings, v int64) { s.Limits.Reports.Calls = int(v) }, 0, 1 << 20, "use 0 to 1048576"},
 		{"limits.reports.bytes", func(s *settings.Settings, v int64) { s.Limits.Reports.Bytes = int(v) }, 1 << 20, 1 << 30, "use 1048576 to 1073741824"},
+		{"limits.shadow_checks", func(s *settings.Settings, v int64) { s.Limits.ShadowChecks = int(v) }, 1, 1024, "use 1 to 1024"},
 		{"limits.handlers.entries", func(s *settings.Settings, v int64) { s.Limits.Handlers.Entries = int(v) }, 1, 1 << 20, "use 1 to 1048576"},
 		{"limits.handlers.bytes", func(s *settings.Settings, v int64) { s.Limits.Handlers.Bytes = int(v) }, 65536, 1 << 30, "use 65536 to 1073741824"},
 		{"limits.handlers.compiling", func(s *settings.Settings, v int64) { s.Limits.Handlers.Compiling = int(v) }, 1, 256, "use 1 to 256"},
@@ -527,6 +529,7 @@ func TestValidate(t *testing.T) {
 				`limits.message_bytes is 0; use 8388608 to 1073741824`,
 				`limits.concurrent_checks is 0; use 1 to 1048576`,
 				`limits.quota_counts is 0; use 1 to 10000000`,
+				`limits.shadow_checks is 0; use 1 to 1024`,
 				`limits.handlers.entries is 0; use 1 to 1048576`,
 				`limits.handlers.bytes is 0; use 65536 to 1073741824`,
 				`limits.handlers.compiling is 0; use 1 to 256`,

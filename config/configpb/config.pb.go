@@ -186,7 +186,7 @@ func (x ListCheck_Listed) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ListCheck_Listed.Descriptor instead.
 func (ListCheck_Listed) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{6, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{7, 0}
 }
 
 // What entries are, and how a value is compared with them.
@@ -247,7 +247,7 @@ func (x ListCheck_EntryType) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ListCheck_EntryType.Descriptor instead.
 func (ListCheck_EntryType) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{6, 1}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{7, 1}
 }
 
 // How a limit holds.
@@ -300,7 +300,7 @@ func (x Quota_Algorithm) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Quota_Algorithm.Descriptor instead.
 func (Quota_Algorithm) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{9, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{10, 0}
 }
 
 // The answer to a failure.
@@ -353,7 +353,7 @@ func (x Failure_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Failure_Mode.Descriptor instead.
 func (Failure_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{11, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{12, 0}
 }
 
 // Status codes that a denial may carry, numbered as in google.rpc.Code. INTERNAL is not among them: a proxy may turn it into an allow.
@@ -422,7 +422,7 @@ func (x Denial_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Denial_Code.Descriptor instead.
 func (Denial_Code) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{14, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{15, 0}
 }
 
 // How grave something is, numbered as in OpenTelemetry.
@@ -491,7 +491,7 @@ func (x SeverityRule_Severity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SeverityRule_Severity.Descriptor instead.
 func (SeverityRule_Severity) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{17, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{18, 0}
 }
 
 // What becomes of the values.
@@ -548,7 +548,7 @@ func (x MetricRule_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MetricRule_Kind.Descriptor instead.
 func (MetricRule_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{18, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{19, 0}
 }
 
 // Which decisions are recorded.
@@ -609,7 +609,7 @@ func (x DecisionLog_Record) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DecisionLog_Record.Descriptor instead.
 func (DecisionLog_Record) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{19, 0}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{20, 0}
 }
 
 // Params configures one handler. A check that reaches a handler without any check is a configuration failure, never an allow.
@@ -658,7 +658,9 @@ type Params struct {
 	Basic []*BasicCheck `protobuf:"bytes,19,rep,name=basic,proto3" json:"basic,omitempty"`
 	// The name of a policy source that the adapter's settings define, in place of `policy`. Goes with check_method, and not together
 	// with rego_version: the settings, or the bundle, say in which language its policies are.
-	PolicySource  string `protobuf:"bytes,20,opt,name=policy_source,json=policySource,proto3" json:"policy_source,omitempty"`
+	PolicySource string `protobuf:"bytes,20,opt,name=policy_source,json=policySource,proto3" json:"policy_source,omitempty"`
+	// A candidate that is evaluated beside this handler and decides nothing.
+	Shadow        *Shadow `protobuf:"bytes,21,opt,name=shadow,proto3" json:"shadow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -833,6 +835,69 @@ func (x *Params) GetPolicySource() string {
 	return ""
 }
 
+func (x *Params) GetShadow() *Shadow {
+	if x != nil {
+		return x.Shadow
+	}
+	return nil
+}
+
+// Shadow says what these params may become. It is evaluated on the same requests, after they were answered, and what it would have
+// answered is compared with what was. Nothing that is wrong with it keeps the handler from deciding.
+type Shadow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The checks, and how they combine and answer. Its name, report and decision_log are the handler's, and it has no shadow.
+	Candidate *Params `protobuf:"bytes,1,opt,name=candidate,proto3" json:"candidate,omitempty"`
+	// Of a hundred checks, for how many the candidate is evaluated, by chance: 1 to 100; 100 unless it says otherwise.
+	Percent       *int64 `protobuf:"varint,2,opt,name=percent,proto3,oneof" json:"percent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Shadow) Reset() {
+	*x = Shadow{}
+	mi := &file_tollgate_config_config_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Shadow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Shadow) ProtoMessage() {}
+
+func (x *Shadow) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_config_config_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Shadow.ProtoReflect.Descriptor instead.
+func (*Shadow) Descriptor() ([]byte, []int) {
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Shadow) GetCandidate() *Params {
+	if x != nil {
+		return x.Candidate
+	}
+	return nil
+}
+
+func (x *Shadow) GetPercent() int64 {
+	if x != nil && x.Percent != nil {
+		return *x.Percent
+	}
+	return 0
+}
+
 // HeaderCheck passes when the named property equals one of the expected values. Expected values come from any of `values`,
 // `sha256` and `secrets`; at least one is needed. Values are compared in constant time.
 type HeaderCheck struct {
@@ -855,7 +920,7 @@ type HeaderCheck struct {
 
 func (x *HeaderCheck) Reset() {
 	*x = HeaderCheck{}
-	mi := &file_tollgate_config_config_proto_msgTypes[1]
+	mi := &file_tollgate_config_config_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -867,7 +932,7 @@ func (x *HeaderCheck) String() string {
 func (*HeaderCheck) ProtoMessage() {}
 
 func (x *HeaderCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[1]
+	mi := &file_tollgate_config_config_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -880,7 +945,7 @@ func (x *HeaderCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderCheck.ProtoReflect.Descriptor instead.
 func (*HeaderCheck) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{1}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *HeaderCheck) GetName() string {
@@ -962,7 +1027,7 @@ type JwtCheck struct {
 
 func (x *JwtCheck) Reset() {
 	*x = JwtCheck{}
-	mi := &file_tollgate_config_config_proto_msgTypes[2]
+	mi := &file_tollgate_config_config_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -974,7 +1039,7 @@ func (x *JwtCheck) String() string {
 func (*JwtCheck) ProtoMessage() {}
 
 func (x *JwtCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[2]
+	mi := &file_tollgate_config_config_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -987,7 +1052,7 @@ func (x *JwtCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JwtCheck.ProtoReflect.Descriptor instead.
 func (*JwtCheck) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{2}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *JwtCheck) GetName() string {
@@ -1101,7 +1166,7 @@ type ClaimRule struct {
 
 func (x *ClaimRule) Reset() {
 	*x = ClaimRule{}
-	mi := &file_tollgate_config_config_proto_msgTypes[3]
+	mi := &file_tollgate_config_config_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1113,7 +1178,7 @@ func (x *ClaimRule) String() string {
 func (*ClaimRule) ProtoMessage() {}
 
 func (x *ClaimRule) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[3]
+	mi := &file_tollgate_config_config_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1126,7 +1191,7 @@ func (x *ClaimRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimRule.ProtoReflect.Descriptor instead.
 func (*ClaimRule) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{3}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ClaimRule) GetPath() string {
@@ -1184,7 +1249,7 @@ type BasicCheck struct {
 
 func (x *BasicCheck) Reset() {
 	*x = BasicCheck{}
-	mi := &file_tollgate_config_config_proto_msgTypes[4]
+	mi := &file_tollgate_config_config_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1196,7 +1261,7 @@ func (x *BasicCheck) String() string {
 func (*BasicCheck) ProtoMessage() {}
 
 func (x *BasicCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[4]
+	mi := &file_tollgate_config_config_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1209,7 +1274,7 @@ func (x *BasicCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BasicCheck.ProtoReflect.Descriptor instead.
 func (*BasicCheck) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{4}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *BasicCheck) GetName() string {
@@ -1261,7 +1326,7 @@ type WwwAuthenticate struct {
 
 func (x *WwwAuthenticate) Reset() {
 	*x = WwwAuthenticate{}
-	mi := &file_tollgate_config_config_proto_msgTypes[5]
+	mi := &file_tollgate_config_config_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1273,7 +1338,7 @@ func (x *WwwAuthenticate) String() string {
 func (*WwwAuthenticate) ProtoMessage() {}
 
 func (x *WwwAuthenticate) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[5]
+	mi := &file_tollgate_config_config_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1286,7 +1351,7 @@ func (x *WwwAuthenticate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WwwAuthenticate.ProtoReflect.Descriptor instead.
 func (*WwwAuthenticate) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{5}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *WwwAuthenticate) GetRealm() string {
@@ -1329,7 +1394,7 @@ type ListCheck struct {
 
 func (x *ListCheck) Reset() {
 	*x = ListCheck{}
-	mi := &file_tollgate_config_config_proto_msgTypes[6]
+	mi := &file_tollgate_config_config_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1341,7 +1406,7 @@ func (x *ListCheck) String() string {
 func (*ListCheck) ProtoMessage() {}
 
 func (x *ListCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[6]
+	mi := &file_tollgate_config_config_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1354,7 +1419,7 @@ func (x *ListCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCheck.ProtoReflect.Descriptor instead.
 func (*ListCheck) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{6}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListCheck) GetName() string {
@@ -1433,7 +1498,7 @@ type ApiKeyCheck struct {
 
 func (x *ApiKeyCheck) Reset() {
 	*x = ApiKeyCheck{}
-	mi := &file_tollgate_config_config_proto_msgTypes[7]
+	mi := &file_tollgate_config_config_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1445,7 +1510,7 @@ func (x *ApiKeyCheck) String() string {
 func (*ApiKeyCheck) ProtoMessage() {}
 
 func (x *ApiKeyCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[7]
+	mi := &file_tollgate_config_config_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1458,7 +1523,7 @@ func (x *ApiKeyCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiKeyCheck.ProtoReflect.Descriptor instead.
 func (*ApiKeyCheck) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{7}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ApiKeyCheck) GetName() string {
@@ -1509,7 +1574,7 @@ type ApiKey struct {
 
 func (x *ApiKey) Reset() {
 	*x = ApiKey{}
-	mi := &file_tollgate_config_config_proto_msgTypes[8]
+	mi := &file_tollgate_config_config_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1521,7 +1586,7 @@ func (x *ApiKey) String() string {
 func (*ApiKey) ProtoMessage() {}
 
 func (x *ApiKey) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[8]
+	mi := &file_tollgate_config_config_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1534,7 +1599,7 @@ func (x *ApiKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiKey.ProtoReflect.Descriptor instead.
 func (*ApiKey) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{8}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ApiKey) GetIdentity() string {
@@ -1584,7 +1649,7 @@ type Quota struct {
 
 func (x *Quota) Reset() {
 	*x = Quota{}
-	mi := &file_tollgate_config_config_proto_msgTypes[9]
+	mi := &file_tollgate_config_config_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1596,7 +1661,7 @@ func (x *Quota) String() string {
 func (*Quota) ProtoMessage() {}
 
 func (x *Quota) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[9]
+	mi := &file_tollgate_config_config_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1609,7 +1674,7 @@ func (x *Quota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quota.ProtoReflect.Descriptor instead.
 func (*Quota) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{9}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Quota) GetName() string {
@@ -1700,7 +1765,7 @@ type QuotaOverride struct {
 
 func (x *QuotaOverride) Reset() {
 	*x = QuotaOverride{}
-	mi := &file_tollgate_config_config_proto_msgTypes[10]
+	mi := &file_tollgate_config_config_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1712,7 +1777,7 @@ func (x *QuotaOverride) String() string {
 func (*QuotaOverride) ProtoMessage() {}
 
 func (x *QuotaOverride) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[10]
+	mi := &file_tollgate_config_config_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1725,7 +1790,7 @@ func (x *QuotaOverride) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotaOverride.ProtoReflect.Descriptor instead.
 func (*QuotaOverride) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{10}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *QuotaOverride) GetDimensions() map[string]string {
@@ -1781,7 +1846,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_tollgate_config_config_proto_msgTypes[11]
+	mi := &file_tollgate_config_config_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1793,7 +1858,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[11]
+	mi := &file_tollgate_config_config_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1806,7 +1871,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{11}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Failure) GetConfiguration() Failure_Mode {
@@ -1878,7 +1943,7 @@ type Lifetimes struct {
 
 func (x *Lifetimes) Reset() {
 	*x = Lifetimes{}
-	mi := &file_tollgate_config_config_proto_msgTypes[12]
+	mi := &file_tollgate_config_config_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1890,7 +1955,7 @@ func (x *Lifetimes) String() string {
 func (*Lifetimes) ProtoMessage() {}
 
 func (x *Lifetimes) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[12]
+	mi := &file_tollgate_config_config_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1903,7 +1968,7 @@ func (x *Lifetimes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lifetimes.ProtoReflect.Descriptor instead.
 func (*Lifetimes) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{12}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Lifetimes) GetAllow() *Lifetime {
@@ -1935,7 +2000,7 @@ type Lifetime struct {
 
 func (x *Lifetime) Reset() {
 	*x = Lifetime{}
-	mi := &file_tollgate_config_config_proto_msgTypes[13]
+	mi := &file_tollgate_config_config_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1947,7 +2012,7 @@ func (x *Lifetime) String() string {
 func (*Lifetime) ProtoMessage() {}
 
 func (x *Lifetime) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[13]
+	mi := &file_tollgate_config_config_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1960,7 +2025,7 @@ func (x *Lifetime) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lifetime.ProtoReflect.Descriptor instead.
 func (*Lifetime) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{13}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Lifetime) GetDuration() *durationpb.Duration {
@@ -1999,7 +2064,7 @@ type Denial struct {
 
 func (x *Denial) Reset() {
 	*x = Denial{}
-	mi := &file_tollgate_config_config_proto_msgTypes[14]
+	mi := &file_tollgate_config_config_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2011,7 +2076,7 @@ func (x *Denial) String() string {
 func (*Denial) ProtoMessage() {}
 
 func (x *Denial) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[14]
+	mi := &file_tollgate_config_config_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2024,7 +2089,7 @@ func (x *Denial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Denial.ProtoReflect.Descriptor instead.
 func (*Denial) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{14}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Denial) GetCode() Denial_Code {
@@ -2063,7 +2128,7 @@ type HttpResponse struct {
 
 func (x *HttpResponse) Reset() {
 	*x = HttpResponse{}
-	mi := &file_tollgate_config_config_proto_msgTypes[15]
+	mi := &file_tollgate_config_config_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2075,7 +2140,7 @@ func (x *HttpResponse) String() string {
 func (*HttpResponse) ProtoMessage() {}
 
 func (x *HttpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[15]
+	mi := &file_tollgate_config_config_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2088,7 +2153,7 @@ func (x *HttpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpResponse.ProtoReflect.Descriptor instead.
 func (*HttpResponse) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{15}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *HttpResponse) GetStatus() int64 {
@@ -2138,7 +2203,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_tollgate_config_config_proto_msgTypes[16]
+	mi := &file_tollgate_config_config_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2150,7 +2215,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[16]
+	mi := &file_tollgate_config_config_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2163,7 +2228,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{16}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Report) GetSinks() []string {
@@ -2228,7 +2293,7 @@ type SeverityRule struct {
 
 func (x *SeverityRule) Reset() {
 	*x = SeverityRule{}
-	mi := &file_tollgate_config_config_proto_msgTypes[17]
+	mi := &file_tollgate_config_config_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2240,7 +2305,7 @@ func (x *SeverityRule) String() string {
 func (*SeverityRule) ProtoMessage() {}
 
 func (x *SeverityRule) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[17]
+	mi := &file_tollgate_config_config_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2253,7 +2318,7 @@ func (x *SeverityRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeverityRule.ProtoReflect.Descriptor instead.
 func (*SeverityRule) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{17}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SeverityRule) GetText() string {
@@ -2291,7 +2356,7 @@ type MetricRule struct {
 
 func (x *MetricRule) Reset() {
 	*x = MetricRule{}
-	mi := &file_tollgate_config_config_proto_msgTypes[18]
+	mi := &file_tollgate_config_config_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2303,7 +2368,7 @@ func (x *MetricRule) String() string {
 func (*MetricRule) ProtoMessage() {}
 
 func (x *MetricRule) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[18]
+	mi := &file_tollgate_config_config_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2316,7 +2381,7 @@ func (x *MetricRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricRule.ProtoReflect.Descriptor instead.
 func (*MetricRule) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{18}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MetricRule) GetInstance() string {
@@ -2383,7 +2448,7 @@ type DecisionLog struct {
 
 func (x *DecisionLog) Reset() {
 	*x = DecisionLog{}
-	mi := &file_tollgate_config_config_proto_msgTypes[19]
+	mi := &file_tollgate_config_config_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2395,7 +2460,7 @@ func (x *DecisionLog) String() string {
 func (*DecisionLog) ProtoMessage() {}
 
 func (x *DecisionLog) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_config_config_proto_msgTypes[19]
+	mi := &file_tollgate_config_config_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2408,7 +2473,7 @@ func (x *DecisionLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecisionLog.ProtoReflect.Descriptor instead.
 func (*DecisionLog) Descriptor() ([]byte, []int) {
-	return file_tollgate_config_config_proto_rawDescGZIP(), []int{19}
+	return file_tollgate_config_config_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DecisionLog) GetRecord() DecisionLog_Record {
@@ -2450,7 +2515,7 @@ var File_tollgate_config_config_proto protoreflect.FileDescriptor
 
 const file_tollgate_config_config_proto_rawDesc = "" +
 	"\n" +
-	"\x1ctollgate/config/config.proto\x12\x12tollgate.config.v1\x1a\x1egoogle/protobuf/duration.proto\"\x9d\t\n" +
+	"\x1ctollgate/config/config.proto\x12\x12tollgate.config.v1\x1a\x1egoogle/protobuf/duration.proto\"\xd1\t\n" +
 	"\x06Params\x12\x1e\n" +
 	"\bauth_key\x18\x01 \x01(\tH\x00R\aauthKey\x88\x01\x01\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x129\n" +
@@ -2473,7 +2538,8 @@ const file_tollgate_config_config_proto_rawDesc = "" +
 	"\bapi_keys\x18\x11 \x03(\v2\x1f.tollgate.config.v1.ApiKeyCheckR\aapiKeys\x121\n" +
 	"\x06quotas\x18\x12 \x03(\v2\x19.tollgate.config.v1.QuotaR\x06quotas\x124\n" +
 	"\x05basic\x18\x13 \x03(\v2\x1e.tollgate.config.v1.BasicCheckR\x05basic\x12#\n" +
-	"\rpolicy_source\x18\x14 \x01(\tR\fpolicySource\"4\n" +
+	"\rpolicy_source\x18\x14 \x01(\tR\fpolicySource\x122\n" +
+	"\x06shadow\x18\x15 \x01(\v2\x1a.tollgate.config.v1.ShadowR\x06shadow\"4\n" +
 	"\aRequire\x12\x17\n" +
 	"\x13REQUIRE_UNSPECIFIED\x10\x00\x12\a\n" +
 	"\x03ALL\x10\x01\x12\a\n" +
@@ -2484,7 +2550,12 @@ const file_tollgate_config_config_proto_rawDesc = "" +
 	"\x02V1\x10\x02B\v\n" +
 	"\t_auth_keyB\x0f\n" +
 	"\r_check_methodB\r\n" +
-	"\v_fail_close\"\xf2\x01\n" +
+	"\v_fail_close\"m\n" +
+	"\x06Shadow\x128\n" +
+	"\tcandidate\x18\x01 \x01(\v2\x1a.tollgate.config.v1.ParamsR\tcandidate\x12\x1d\n" +
+	"\apercent\x18\x02 \x01(\x03H\x00R\apercent\x88\x01\x01B\n" +
+	"\n" +
+	"\b_percent\"\xf2\x01\n" +
 	"\vHeaderCheck\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
 	"\x10subject_property\x18\x02 \x01(\tH\x00R\x0fsubjectProperty\x88\x01\x01\x12,\n" +
@@ -2701,7 +2772,7 @@ func file_tollgate_config_config_proto_rawDescGZIP() []byte {
 }
 
 var file_tollgate_config_config_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
-var file_tollgate_config_config_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_tollgate_config_config_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_tollgate_config_config_proto_goTypes = []any{
 	(Params_Require)(0),         // 0: tollgate.config.v1.Params.Require
 	(Params_RegoVersion)(0),     // 1: tollgate.config.v1.Params.RegoVersion
@@ -2714,82 +2785,85 @@ var file_tollgate_config_config_proto_goTypes = []any{
 	(MetricRule_Kind)(0),        // 8: tollgate.config.v1.MetricRule.Kind
 	(DecisionLog_Record)(0),     // 9: tollgate.config.v1.DecisionLog.Record
 	(*Params)(nil),              // 10: tollgate.config.v1.Params
-	(*HeaderCheck)(nil),         // 11: tollgate.config.v1.HeaderCheck
-	(*JwtCheck)(nil),            // 12: tollgate.config.v1.JwtCheck
-	(*ClaimRule)(nil),           // 13: tollgate.config.v1.ClaimRule
-	(*BasicCheck)(nil),          // 14: tollgate.config.v1.BasicCheck
-	(*WwwAuthenticate)(nil),     // 15: tollgate.config.v1.WwwAuthenticate
-	(*ListCheck)(nil),           // 16: tollgate.config.v1.ListCheck
-	(*ApiKeyCheck)(nil),         // 17: tollgate.config.v1.ApiKeyCheck
-	(*ApiKey)(nil),              // 18: tollgate.config.v1.ApiKey
-	(*Quota)(nil),               // 19: tollgate.config.v1.Quota
-	(*QuotaOverride)(nil),       // 20: tollgate.config.v1.QuotaOverride
-	(*Failure)(nil),             // 21: tollgate.config.v1.Failure
-	(*Lifetimes)(nil),           // 22: tollgate.config.v1.Lifetimes
-	(*Lifetime)(nil),            // 23: tollgate.config.v1.Lifetime
-	(*Denial)(nil),              // 24: tollgate.config.v1.Denial
-	(*HttpResponse)(nil),        // 25: tollgate.config.v1.HttpResponse
-	(*Report)(nil),              // 26: tollgate.config.v1.Report
-	(*SeverityRule)(nil),        // 27: tollgate.config.v1.SeverityRule
-	(*MetricRule)(nil),          // 28: tollgate.config.v1.MetricRule
-	(*DecisionLog)(nil),         // 29: tollgate.config.v1.DecisionLog
-	nil,                         // 30: tollgate.config.v1.QuotaOverride.DimensionsEntry
-	nil,                         // 31: tollgate.config.v1.HttpResponse.HeadersEntry
-	(*durationpb.Duration)(nil), // 32: google.protobuf.Duration
+	(*Shadow)(nil),              // 11: tollgate.config.v1.Shadow
+	(*HeaderCheck)(nil),         // 12: tollgate.config.v1.HeaderCheck
+	(*JwtCheck)(nil),            // 13: tollgate.config.v1.JwtCheck
+	(*ClaimRule)(nil),           // 14: tollgate.config.v1.ClaimRule
+	(*BasicCheck)(nil),          // 15: tollgate.config.v1.BasicCheck
+	(*WwwAuthenticate)(nil),     // 16: tollgate.config.v1.WwwAuthenticate
+	(*ListCheck)(nil),           // 17: tollgate.config.v1.ListCheck
+	(*ApiKeyCheck)(nil),         // 18: tollgate.config.v1.ApiKeyCheck
+	(*ApiKey)(nil),              // 19: tollgate.config.v1.ApiKey
+	(*Quota)(nil),               // 20: tollgate.config.v1.Quota
+	(*QuotaOverride)(nil),       // 21: tollgate.config.v1.QuotaOverride
+	(*Failure)(nil),             // 22: tollgate.config.v1.Failure
+	(*Lifetimes)(nil),           // 23: tollgate.config.v1.Lifetimes
+	(*Lifetime)(nil),            // 24: tollgate.config.v1.Lifetime
+	(*Denial)(nil),              // 25: tollgate.config.v1.Denial
+	(*HttpResponse)(nil),        // 26: tollgate.config.v1.HttpResponse
+	(*Report)(nil),              // 27: tollgate.config.v1.Report
+	(*SeverityRule)(nil),        // 28: tollgate.config.v1.SeverityRule
+	(*MetricRule)(nil),          // 29: tollgate.config.v1.MetricRule
+	(*DecisionLog)(nil),         // 30: tollgate.config.v1.DecisionLog
+	nil,                         // 31: tollgate.config.v1.QuotaOverride.DimensionsEntry
+	nil,                         // 32: tollgate.config.v1.HttpResponse.HeadersEntry
+	(*durationpb.Duration)(nil), // 33: google.protobuf.Duration
 }
 var file_tollgate_config_config_proto_depIdxs = []int32{
-	11, // 0: tollgate.config.v1.Params.headers:type_name -> tollgate.config.v1.HeaderCheck
+	12, // 0: tollgate.config.v1.Params.headers:type_name -> tollgate.config.v1.HeaderCheck
 	1,  // 1: tollgate.config.v1.Params.rego_version:type_name -> tollgate.config.v1.Params.RegoVersion
 	0,  // 2: tollgate.config.v1.Params.require:type_name -> tollgate.config.v1.Params.Require
-	21, // 3: tollgate.config.v1.Params.failure:type_name -> tollgate.config.v1.Failure
-	22, // 4: tollgate.config.v1.Params.lifetimes:type_name -> tollgate.config.v1.Lifetimes
-	24, // 5: tollgate.config.v1.Params.denial:type_name -> tollgate.config.v1.Denial
-	32, // 6: tollgate.config.v1.Params.evaluation_timeout:type_name -> google.protobuf.Duration
-	26, // 7: tollgate.config.v1.Params.report:type_name -> tollgate.config.v1.Report
-	29, // 8: tollgate.config.v1.Params.decision_log:type_name -> tollgate.config.v1.DecisionLog
-	12, // 9: tollgate.config.v1.Params.jwt:type_name -> tollgate.config.v1.JwtCheck
-	16, // 10: tollgate.config.v1.Params.lists:type_name -> tollgate.config.v1.ListCheck
-	17, // 11: tollgate.config.v1.Params.api_keys:type_name -> tollgate.config.v1.ApiKeyCheck
-	19, // 12: tollgate.config.v1.Params.quotas:type_name -> tollgate.config.v1.Quota
-	14, // 13: tollgate.config.v1.Params.basic:type_name -> tollgate.config.v1.BasicCheck
-	32, // 14: tollgate.config.v1.JwtCheck.leeway:type_name -> google.protobuf.Duration
-	32, // 15: tollgate.config.v1.JwtCheck.max_age:type_name -> google.protobuf.Duration
-	13, // 16: tollgate.config.v1.JwtCheck.claims:type_name -> tollgate.config.v1.ClaimRule
-	15, // 17: tollgate.config.v1.JwtCheck.www_authenticate:type_name -> tollgate.config.v1.WwwAuthenticate
-	15, // 18: tollgate.config.v1.BasicCheck.www_authenticate:type_name -> tollgate.config.v1.WwwAuthenticate
-	2,  // 19: tollgate.config.v1.ListCheck.listed:type_name -> tollgate.config.v1.ListCheck.Listed
-	3,  // 20: tollgate.config.v1.ListCheck.entry_type:type_name -> tollgate.config.v1.ListCheck.EntryType
-	32, // 21: tollgate.config.v1.ListCheck.lifetime:type_name -> google.protobuf.Duration
-	18, // 22: tollgate.config.v1.ApiKeyCheck.keys:type_name -> tollgate.config.v1.ApiKey
-	4,  // 23: tollgate.config.v1.Quota.algorithm:type_name -> tollgate.config.v1.Quota.Algorithm
-	32, // 24: tollgate.config.v1.Quota.window:type_name -> google.protobuf.Duration
-	20, // 25: tollgate.config.v1.Quota.overrides:type_name -> tollgate.config.v1.QuotaOverride
-	30, // 26: tollgate.config.v1.QuotaOverride.dimensions:type_name -> tollgate.config.v1.QuotaOverride.DimensionsEntry
-	32, // 27: tollgate.config.v1.QuotaOverride.window:type_name -> google.protobuf.Duration
-	5,  // 28: tollgate.config.v1.Failure.configuration:type_name -> tollgate.config.v1.Failure.Mode
-	5,  // 29: tollgate.config.v1.Failure.policy_not_loaded:type_name -> tollgate.config.v1.Failure.Mode
-	5,  // 30: tollgate.config.v1.Failure.evaluation_error:type_name -> tollgate.config.v1.Failure.Mode
-	5,  // 31: tollgate.config.v1.Failure.undefined_result:type_name -> tollgate.config.v1.Failure.Mode
-	5,  // 32: tollgate.config.v1.Failure.timeout:type_name -> tollgate.config.v1.Failure.Mode
-	5,  // 33: tollgate.config.v1.Failure.dependency_down:type_name -> tollgate.config.v1.Failure.Mode
-	5,  // 34: tollgate.config.v1.Failure.overload:type_name -> tollgate.config.v1.Failure.Mode
-	5,  // 35: tollgate.config.v1.Failure.panic:type_name -> tollgate.config.v1.Failure.Mode
-	23, // 36: tollgate.config.v1.Lifetimes.allow:type_name -> tollgate.config.v1.Lifetime
-	23, // 37: tollgate.config.v1.Lifetimes.deny:type_name -> tollgate.config.v1.Lifetime
-	32, // 38: tollgate.config.v1.Lifetime.duration:type_name -> google.protobuf.Duration
-	6,  // 39: tollgate.config.v1.Denial.code:type_name -> tollgate.config.v1.Denial.Code
-	25, // 40: tollgate.config.v1.Denial.http:type_name -> tollgate.config.v1.HttpResponse
-	31, // 41: tollgate.config.v1.HttpResponse.headers:type_name -> tollgate.config.v1.HttpResponse.HeadersEntry
-	27, // 42: tollgate.config.v1.Report.severities:type_name -> tollgate.config.v1.SeverityRule
-	28, // 43: tollgate.config.v1.Report.metrics:type_name -> tollgate.config.v1.MetricRule
-	7,  // 44: tollgate.config.v1.SeverityRule.severity:type_name -> tollgate.config.v1.SeverityRule.Severity
-	8,  // 45: tollgate.config.v1.MetricRule.kind:type_name -> tollgate.config.v1.MetricRule.Kind
-	9,  // 46: tollgate.config.v1.DecisionLog.record:type_name -> tollgate.config.v1.DecisionLog.Record
-	47, // [47:47] is the sub-list for method output_type
-	47, // [47:47] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	22, // 3: tollgate.config.v1.Params.failure:type_name -> tollgate.config.v1.Failure
+	23, // 4: tollgate.config.v1.Params.lifetimes:type_name -> tollgate.config.v1.Lifetimes
+	25, // 5: tollgate.config.v1.Params.denial:type_name -> tollgate.config.v1.Denial
+	33, // 6: tollgate.config.v1.Params.evaluation_timeout:type_name -> google.protobuf.Duration
+	27, // 7: tollgate.config.v1.Params.report:type_name -> tollgate.config.v1.Report
+	30, // 8: tollgate.config.v1.Params.decision_log:type_name -> tollgate.config.v1.DecisionLog
+	13, // 9: tollgate.config.v1.Params.jwt:type_name -> tollgate.config.v1.JwtCheck
+	17, // 10: tollgate.config.v1.Params.lists:type_name -> tollgate.config.v1.ListCheck
+	18, // 11: tollgate.config.v1.Params.api_keys:type_name -> tollgate.config.v1.ApiKeyCheck
+	20, // 12: tollgate.config.v1.Params.quotas:type_name -> tollgate.config.v1.Quota
+	15, // 13: tollgate.config.v1.Params.basic:type_name -> tollgate.config.v1.BasicCheck
+	11, // 14: tollgate.config.v1.Params.shadow:type_name -> tollgate.config.v1.Shadow
+	10, // 15: tollgate.config.v1.Shadow.candidate:type_name -> tollgate.config.v1.Params
+	33, // 16: tollgate.config.v1.JwtCheck.leeway:type_name -> google.protobuf.Duration
+	33, // 17: tollgate.config.v1.JwtCheck.max_age:type_name -> google.protobuf.Duration
+	14, // 18: tollgate.config.v1.JwtCheck.claims:type_name -> tollgate.config.v1.ClaimRule
+	16, // 19: tollgate.config.v1.JwtCheck.www_authenticate:type_name -> tollgate.config.v1.WwwAuthenticate
+	16, // 20: tollgate.config.v1.BasicCheck.www_authenticate:type_name -> tollgate.config.v1.WwwAuthenticate
+	2,  // 21: tollgate.config.v1.ListCheck.listed:type_name -> tollgate.config.v1.ListCheck.Listed
+	3,  // 22: tollgate.config.v1.ListCheck.entry_type:type_name -> tollgate.config.v1.ListCheck.EntryType
+	33, // 23: tollgate.config.v1.ListCheck.lifetime:type_name -> google.protobuf.Duration
+	19, // 24: tollgate.config.v1.ApiKeyCheck.keys:type_name -> tollgate.config.v1.ApiKey
+	4,  // 25: tollgate.config.v1.Quota.algorithm:type_name -> tollgate.config.v1.Quota.Algorithm
+	33, // 26: tollgate.config.v1.Quota.window:type_name -> google.protobuf.Duration
+	21, // 27: tollgate.config.v1.Quota.overrides:type_name -> tollgate.config.v1.QuotaOverride
+	31, // 28: tollgate.config.v1.QuotaOverride.dimensions:type_name -> tollgate.config.v1.QuotaOverride.DimensionsEntry
+	33, // 29: tollgate.config.v1.QuotaOverride.window:type_name -> google.protobuf.Duration
+	5,  // 30: tollgate.config.v1.Failure.configuration:type_name -> tollgate.config.v1.Failure.Mode
+	5,  // 31: tollgate.config.v1.Failure.policy_not_loaded:type_name -> tollgate.config.v1.Failure.Mode
+	5,  // 32: tollgate.config.v1.Failure.evaluation_error:type_name -> tollgate.config.v1.Failure.Mode
+	5,  // 33: tollgate.config.v1.Failure.undefined_result:type_name -> tollgate.config.v1.Failure.Mode
+	5,  // 34: tollgate.config.v1.Failure.timeout:type_name -> tollgate.config.v1.Failure.Mode
+	5,  // 35: tollgate.config.v1.Failure.dependency_down:type_name -> tollgate.config.v1.Failure.Mode
+	5,  // 36: tollgate.config.v1.Failure.overload:type_name -> tollgate.config.v1.Failure.Mode
+	5,  // 37: tollgate.config.v1.Failure.panic:type_name -> tollgate.config.v1.Failure.Mode
+	24, // 38: tollgate.config.v1.Lifetimes.allow:type_name -> tollgate.config.v1.Lifetime
+	24, // 39: tollgate.config.v1.Lifetimes.deny:type_name -> tollgate.config.v1.Lifetime
+	33, // 40: tollgate.config.v1.Lifetime.duration:type_name -> google.protobuf.Duration
+	6,  // 41: tollgate.config.v1.Denial.code:type_name -> tollgate.config.v1.Denial.Code
+	26, // 42: tollgate.config.v1.Denial.http:type_name -> tollgate.config.v1.HttpResponse
+	32, // 43: tollgate.config.v1.HttpResponse.headers:type_name -> tollgate.config.v1.HttpResponse.HeadersEntry
+	28, // 44: tollgate.config.v1.Report.severities:type_name -> tollgate.config.v1.SeverityRule
+	29, // 45: tollgate.config.v1.Report.metrics:type_name -> tollgate.config.v1.MetricRule
+	7,  // 46: tollgate.config.v1.SeverityRule.severity:type_name -> tollgate.config.v1.SeverityRule.Severity
+	8,  // 47: tollgate.config.v1.MetricRule.kind:type_name -> tollgate.config.v1.MetricRule.Kind
+	9,  // 48: tollgate.config.v1.DecisionLog.record:type_name -> tollgate.config.v1.DecisionLog.Record
+	49, // [49:49] is the sub-list for method output_type
+	49, // [49:49] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_tollgate_config_config_proto_init() }
@@ -2802,17 +2876,18 @@ func file_tollgate_config_config_proto_init() {
 	file_tollgate_config_config_proto_msgTypes[2].OneofWrappers = []any{}
 	file_tollgate_config_config_proto_msgTypes[3].OneofWrappers = []any{}
 	file_tollgate_config_config_proto_msgTypes[4].OneofWrappers = []any{}
-	file_tollgate_config_config_proto_msgTypes[6].OneofWrappers = []any{}
+	file_tollgate_config_config_proto_msgTypes[5].OneofWrappers = []any{}
 	file_tollgate_config_config_proto_msgTypes[7].OneofWrappers = []any{}
-	file_tollgate_config_config_proto_msgTypes[10].OneofWrappers = []any{}
-	file_tollgate_config_config_proto_msgTypes[13].OneofWrappers = []any{}
+	file_tollgate_config_config_proto_msgTypes[8].OneofWrappers = []any{}
+	file_tollgate_config_config_proto_msgTypes[11].OneofWrappers = []any{}
+	file_tollgate_config_config_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollgate_config_config_proto_rawDesc), len(file_tollgate_config_config_proto_rawDesc)),
 			NumEnums:      10,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -60,6 +60,27 @@ func testMerge(t *testing.T, s *suite) {
 			}
 		})
 	}
+	t.Run("reusable", func(t *testing.T) {
+		// What Mixer makes of a reusable allow beside another's answer is never longer than the allow, but for its own minute, below.
+		reusable := constant.Answer{Code: codes.OK, ValidFor: allowed.validFor, ValidUses: allowed.validUses}
+		for _, other := range others {
+			if other == (constant.Answer{}) {
+				continue
+			}
+			for _, order := range []struct {
+				first, path string
+				want        answer
+			}{
+				{"Tollgate", "/reusable-then-constant-late", merged(reusable, other)},
+				{"other", "/constant-then-reusable-late", merged(other, reusable)},
+			} {
+				v := s.check(t, request(order.path, "x-custom-token", "planted-key", "x-constant", other.String()))
+				_, _ = fmt.Fprintf(w, "OK (5s, 10000)\t%v (%v, %d)\t%s\t%v (%v, %d)\n", other.Code, other.ValidFor, other.ValidUses, order.first, v.Code, v.ValidFor, v.ValidUses)
+				assert.Equal(t, order.want.String(), answerOf(v).String(), "%s first, %v", order.first, other)
+				assert.LessOrEqual(t, v.ValidFor, reusable.ValidFor)
+			}
+		}
+	})
 	t.Run("two of Tollgate's", func(t *testing.T) {
 		v := s.expect(t, allowedOnce, "/once-then-once-late", token("planted-key")...)
 		_, _ = fmt.Fprintf(w, "OK (-1s, 1)\tTollgate, OK (-1s, 1)\tany\t%v (%v, %d)\n", v.Code, v.ValidFor, v.ValidUses)

@@ -9,7 +9,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"time"
@@ -318,7 +317,8 @@ func (c *check) follows(t *Token) bool {
 
 func (c *check) pass(t *Token, now time.Time) policy.Verdict {
 	v := policy.Pass(ReasonValid)
-	v.Lifetime = until(c.end(t), now)
+	// Leeway does not count: it is for clocks that differ, and not to be used up by answers that are kept.
+	v.Lifetime = policy.Until(c.end(t), now)
 	if c.tells {
 		v.Claims = t.Claims
 	}
@@ -335,20 +335,7 @@ func (c *check) deny(reason string) policy.Verdict {
 func (c *check) untimely(reason string, t *Token, now time.Time) policy.Verdict {
 	v := c.deny(reason)
 	if reason == ReasonNotYetValid {
-		v.Lifetime = until(c.begin(t).Add(-c.config.Leeway), now)
+		v.Lifetime = policy.Until(c.begin(t).Add(-c.config.Leeway), now)
 	}
 	return v
-}
-
-// until bounds the reuse of an answer by a time; a zero one sets no bound. Leeway does not count: it is for clocks that differ, and
-// not to be used up by answers that are kept.
-func until(end, now time.Time) config.Lifetime {
-	if end.IsZero() {
-		return config.Lifetime{}
-	}
-	left := end.Sub(now).Truncate(time.Millisecond)
-	if left < config.MinLifetimeDuration {
-		return config.SingleUse
-	}
-	return config.Lifetime{Duration: left, Uses: math.MaxInt32}
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 
 	"github.com/tollgate-mesh/tollgate/adapter/attribute"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
@@ -45,7 +44,7 @@ func (k Kind) Compile(handler *config.Handler) ([]policy.Check, config.Problems)
 		configured := &handler.Lists[i]
 		c := &check{name: "list/" + configured.Name, property: configured.Property, deniesListed: configured.DeniesListed}
 		if configured.Lifetime > 0 {
-			c.lifetime = config.Lifetime{Duration: configured.Lifetime, Uses: math.MaxInt32}
+			c.lifetime = policy.For(configured.Lifetime)
 		}
 		var found config.Problems
 		c.source, found = k.source(fmt.Sprintf("lists[%d]", i), configured)

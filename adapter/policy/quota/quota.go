@@ -13,8 +13,11 @@ import (
 	"github.com/tollgate-mesh/tollgate/config"
 )
 
-// Wanted says what a handler without quotas lacks.
-const Wanted = "no quota is configured, so nothing could be refused: add quotas"
+// Scope is the quotas of handlers, which are one check.
+var Scope = policy.Scope{
+	Count:   func(handler *config.Handler) int { return min(len(handler.Quotas), 1) },
+	Missing: "no quota is configured, so nothing could be refused: add quotas",
+}
 
 // Reasons of decisions. They are stable.
 const (

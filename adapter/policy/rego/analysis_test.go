@@ -196,7 +196,7 @@ func TestPartialEvaluation(t *testing.T) {
 		assert.Equal(t, test.not, p.analysis.NotPartial, test.module)
 		assert.Equal(t, test.not == "", p.residual != nil, test.module)
 	}
-	large := load(t, ast.RegoV1, nil, "package p\nallow if input.value in ["+strings.Repeat("1, ", maxPartialNodes)+"1]")
+	large := load(t, ast.RegoV1, "package p\nallow if input.value in ["+strings.Repeat("1, ", maxPartialNodes)+"1]")
 	assert.Equal(t, "the policy is too large", large.analysis.NotPartial)
 	for module, not := range map[string]string{
 		"allow { input.value == 1 }":        "",
@@ -222,7 +222,7 @@ func TestAPartThatIsNotThereEqualsNothing(t *testing.T) {
 func TestWhatIsLeftKeepsItsRules(t *testing.T) {
 	t.Parallel()
 	for body, refers := range map[string]bool{"count([x | x := s[_]]) == 1": true, "count(data.q) == 1": true, "count(s) == 1": false} {
-		p := load(t, ast.RegoV1, nil, "package p\ns contains input.value\nallow if "+body, "package q\na if input.value\nb if input.key", "package unrelated\nc := 1")
+		p := load(t, ast.RegoV1, "package p\ns contains input.value\nallow if "+body, "package q\na if input.value\nb if input.key", "package unrelated\nc := 1")
 		require.NotNil(t, p.residual, body)
 		assert.Equal(t, refers, p.residual.compiler.Modules["policy[0]"] != nil || p.residual.compiler.Modules["policy[1]"] != nil, body)
 		assert.NotContains(t, p.residual.compiler.Modules, "policy[2]", body)

@@ -29,6 +29,10 @@ type Decision struct {
 	Latency time.Duration
 	// Input is what was decided on, in JSON, and already masked: the rules of a handler's reports do not reach into it.
 	Input string
+	// Checks is what each check said, in JSON; empty where fewer than two were asked.
+	Checks string
+	// Shadow is what a candidate would have answered, in JSON; empty where the record is of the decision alone.
+	Shadow string
 }
 
 // The wire form is a protobuf message like those of Mixer's templates, so that it can travel and be read as they are.
@@ -44,6 +48,8 @@ const (
 	decisionLatency  = 9 // nanoseconds
 	decisionInput    = 10
 	decisionCached   = 11
+	decisionChecks   = 12
+	decisionShadow   = 13
 )
 
 // Append appends the wire form, which is the Raw of a record of KindDecision.
@@ -64,6 +70,8 @@ func (d *Decision) Append(dst []byte) []byte {
 	if d.Cached {
 		dst = append(dst, decisionCached<<3|byte(wire.Varint), 1)
 	}
+	dst = appendText(dst, decisionChecks, d.Checks)
+	dst = appendText(dst, decisionShadow, d.Shadow)
 	return appendText(dst, instanceName, d.Instance)
 }
 
@@ -101,6 +109,10 @@ func DecodeDecision(raw string) (d Decision, err error) {
 			d.Input = r.Text(typ)
 		case decisionCached:
 			d.Cached = r.Number(typ) != 0
+		case decisionChecks:
+			d.Checks = r.Text(typ)
+		case decisionShadow:
+			d.Shadow = r.Text(typ)
 		case instanceName:
 			d.Instance = r.Text(typ)
 		default:

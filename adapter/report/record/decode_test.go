@@ -80,7 +80,7 @@ func TestDecisionsComeBack(t *testing.T) {
 		{},
 		{Latency: -1},
 		{Latency: math.MaxInt64, Input: strings.Repeat("x", 300)},
-		{ID: "1", Handler: "2", Instance: "3", Outcome: "4", Code: "5", Check: "6", Reason: "7", Class: "8", Revision: "9", Latency: 10, Input: "11", Cached: true},
+		{ID: "1", Handler: "2", Instance: "3", Outcome: "4", Code: "5", Check: "6", Reason: "7", Class: "8", Revision: "9", Latency: 10, Input: "11", Cached: true, Checks: "12", Shadow: "13"},
 	} {
 		raw := d.Append([]byte("before"))
 		require.True(t, strings.HasPrefix(string(raw), "before"))
@@ -320,7 +320,7 @@ func (e *encoder) record() any {
 	default:
 		return record.Decision{
 			ID: e.text(1), Handler: e.text(2), Outcome: e.text(3), Code: e.text(4), Check: e.text(5), Reason: e.text(6), Class: e.text(7), Revision: e.text(8),
-			Latency: time.Duration(e.int64(9)), Input: e.text(10), Cached: e.bool(11), Instance: e.text(name),
+			Latency: time.Duration(e.int64(9)), Input: e.text(10), Cached: e.bool(11), Checks: e.text(12), Shadow: e.text(13), Instance: e.text(name),
 		}
 	}
 }

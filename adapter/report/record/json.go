@@ -170,10 +170,9 @@ func (l *line) decision(d *Decision) {
 	l.bool(`,"cached":`, d.Cached)
 	l.raw(`,"latency_seconds":`)
 	l.bytes = appendSeconds(l.bytes, d.Latency)
-	if d.Input != "" {
-		l.raw(`,"input":`)
-		l.input(d.Input)
-	}
+	l.json(`,"input":`, d.Input)
+	l.json(`,"checks":`, d.Checks)
+	l.json(`,"shadow":`, d.Shadow)
 }
 
 // text writes a text unless it is empty, which in protobuf is the same as absent.
@@ -306,14 +305,18 @@ func (l *line) value(v attribute.Value) bool {
 	return true
 }
 
-// input writes text that should be JSON, on one line.
-func (l *line) input(text string) {
+// json writes text that should be JSON, on one line, unless it is empty.
+func (l *line) json(key, text string) {
+	if text == "" {
+		return
+	}
+	l.raw(key)
 	start := len(l.bytes)
 	l.bytes = append(l.bytes, text...)
 	if !json.Valid(l.bytes[start:]) {
 		l.bytes = l.bytes[:start]
 		l.raw("null")
-		l.note(`,"input":`)
+		l.note(key)
 		return
 	}
 	l.bytes = l.bytes[:start]
@@ -340,7 +343,7 @@ func (l *line) input(text string) {
 			if depth++; depth > deepest {
 				l.bytes = l.bytes[:start]
 				l.raw("null")
-				l.note(`,"input":`)
+				l.note(key)
 				return
 			}
 			l.bytes = append(l.bytes, c)

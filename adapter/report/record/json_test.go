@@ -299,8 +299,8 @@ func (v *views) of(decoded any, err error) {
 				v.want["handler"] = seen(own)
 			}
 			continue
-		case isDecision && name == "input":
-			v.input(value.Field(i).String())
+		case isDecision && (name == "input" || name == "checks" || name == "shadow"):
+			v.json(name, value.Field(i).String())
 			continue
 		case isDecision && name == "latency":
 			name = "latency_seconds"
@@ -452,7 +452,7 @@ func (v *views) seconds(want time.Duration, got any) any {
 }
 
 // input compares the line's input with encoding/json's reading of the text.
-func (v *views) input(text string) {
+func (v *views) json(name, text string) {
 	v.t.Helper()
 	if text == "" {
 		return
@@ -462,11 +462,11 @@ func (v *views) input(text string) {
 	var want any
 	err := decoder.Decode(&want)
 	if err != nil || !json.Valid([]byte(text)) || depth(text) > 1000 {
-		v.want["input"] = nil
-		v.unread = append(v.unread, "input")
+		v.want[name] = nil
+		v.unread = append(v.unread, name)
 		return
 	}
-	v.want["input"] = want
+	v.want[name] = want
 }
 
 func depth(text string) (deepest int) {
@@ -486,7 +486,7 @@ func depth(text string) (deepest int) {
 	}
 }
 
-// requireUniqueKeys refuses a line in which an object has a key twice. What an input has in it is the policy's affair.
+// requireUniqueKeys refuses a line in which an object has a key twice. What is kept as JSON is its maker's affair.
 func requireUniqueKeys(tb testing.TB, line string) {
 	tb.Helper()
 	decoder := json.NewDecoder(strings.NewReader(line))
@@ -499,9 +499,9 @@ func requireUniqueKeys(tb testing.TB, line string) {
 			require.NoError(tb, err)
 			require.False(tb, keys[key.(string)], "%q has %q twice", line, key)
 			keys[key.(string)] = true
-			if key == "input" && !inner {
-				var input json.RawMessage
-				require.NoError(tb, decoder.Decode(&input))
+			if !inner && (key == "input" || key == "checks" || key == "shadow") {
+				var kept json.RawMessage
+				require.NoError(tb, decoder.Decode(&kept))
 				continue
 			}
 			value, err := decoder.Token()

@@ -107,6 +107,8 @@ func (a *attributes) decision(d *record.Decision) {
 	}
 	a.double("latency_seconds", d.Latency.Seconds())
 	a.text("input", d.Input)
+	a.text("checks", d.Checks)
+	a.text("shadow", d.Shadow)
 }
 
 func decisionSeverity(outcome string) logspb.SeverityNumber {

@@ -94,7 +94,7 @@ func decision(outcome string) string {
 	d := record.Decision{
 		ID: "7f9c24e8-3b12", Handler: "policies", Instance: "authinstance.instance.istio-system", Outcome: outcome, Code: "PERMISSION_DENIED",
 		Check: "policy", Reason: "not an editor", Class: "timeout", Revision: "5d41402abc4b", Latency: 1500 * time.Microsecond,
-		Input: `{"subject":{"user":"alice"}}`,
+		Input: `{"subject":{"user":"alice"}}`, Checks: `[{"check":"policy"}]`, Shadow: `{"divergence":"agree"}`,
 	}
 	return string(d.Append(nil))
 }
