@@ -200,7 +200,7 @@ func TestDirectoryWithoutTheRule(t *testing.T) {
 	assert.Equal(t, "first", f.reason(t))
 	require.Len(t, f.store.Complaints(), 1)
 	assert.Contains(t, f.store.Complaints()[0], "policy source shop: 1 of 1 rules cannot follow to revision sha256:")
-	assert.Contains(t, f.log.String(), "rule=data.shop.allow")
+	require.Eventually(t, func() bool { return strings.Contains(f.log.String(), "rule=data.shop.allow") }, patience, time.Millisecond)
 	write(t, module, says("third"))
 	f.awaitReason(t, "third")
 }

@@ -253,7 +253,7 @@ policies:
 		waitForLog(t, tollgate, "failed to verify JWT signature")
 		server.offer(revisionOf(t, 2, &key)[:400])
 		waitForLog(t, tollgate, "damaged")
-		server.offer(bytes.Repeat([]byte{0}, 17<<20))
+		server.offer(make([]byte, 17<<20))
 		waitForLog(t, tollgate, "max_bytes bounds it")
 		server.fail(http.StatusInternalServerError)
 		waitForLog(t, tollgate, "Internal Server Error")
@@ -347,8 +347,10 @@ func testPolicyExamples(t *testing.T, s *suite) {
 // mountConfigMap writes files as Kubernetes mounts a ConfigMap: into a hidden directory, to which a symlink is then swapped.
 func mountConfigMap(t *testing.T, mount string, files map[string]string) {
 	t.Helper()
-	hidden, err := os.MkdirTemp(mount, "..2026_")
+	mounted, err := filepath.Glob(filepath.Join(mount, "..2026_*"))
 	require.NoError(t, err)
+	hidden := filepath.Join(mount, fmt.Sprintf("..2026_%d", len(mounted)))
+	require.NoError(t, os.Mkdir(hidden, 0o700))
 	for name, content := range files {
 		require.NoError(t, os.WriteFile(filepath.Join(hidden, name), []byte(content), 0o600))
 		if _, err := os.Lstat(filepath.Join(mount, name)); err != nil {
