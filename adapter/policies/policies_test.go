@@ -198,7 +198,7 @@ func TestDirectoryWithoutTheRule(t *testing.T) {
 	require.Eventually(t, func() bool { return f.source.Stats().Behind == 1 }, patience, time.Millisecond)
 	assert.Equal(t, "first", f.reason(t))
 	require.ErrorContains(t, f.store.Problem("shop"), "1 of 1 rules cannot follow to revision sha256:")
-	assert.Contains(t, f.log.String(), "rule=data.shop.allow")
+	require.Eventually(t, func() bool { return strings.Contains(f.log.String(), "rule=data.shop.allow") }, patience, time.Millisecond)
 	write(t, module, says("third"))
 	f.awaitReason(t, "third")
 }

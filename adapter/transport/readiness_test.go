@@ -60,7 +60,7 @@ func TestConditionOfAnIssuersKeys(t *testing.T) {
 		_, _ = w.Write(jwks(t, newSigner(t, "", jwa.ES256())))
 	}))
 	t.Cleanup(server.Close)
-	caller := jwtCaller(func(j *settings.JWT) { j.KeysURL = server.URL })["edge"].WithDefaults()
+	caller := jwtCaller(func(j *settings.JWT) { j.KeysURL = server.URL })["idp"].WithDefaults()
 	keys, err := newIssuerKeys(t.Context(), "callers.edge.jwt", caller.JWT, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	verifying := &callers{proofs: []proof{{verifier: newVerifier(caller.JWT, keys)}}}

@@ -18,17 +18,17 @@ import (
 )
 
 func policyInspectCommand() *cobra.Command {
-	var decision, version string
-	var asJSON bool
+	var method string
+	var v0, asJSON bool
 	command := &cobra.Command{
 		Use:   "inspect FILE|DIR...",
 		Short: "Tell what a policy reads of requests, and whether its answers are remembered",
 		Long: "Tell what a policy reads of requests, whether its answers are remembered and why not, and whether it is evaluated partially.\n" +
 			"Of directories it takes modules but those of tests (_test.rego), and data documents (.json, .yaml) as OPA does. See docs/rego.md.",
-		Example: "  tollgate policy inspect --decision data.mixerauthz.allow policy.rego",
+		Example: "  tollgate policy inspect --check-method data.mixerauthz.allow policy.rego",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(command *cobra.Command, paths []string) error {
-			found, err := inspectPolicy(paths, decision, version)
+			found, err := inspectPolicy(paths, method, v0)
 			if err != nil {
 				return err
 			}
@@ -40,24 +40,20 @@ func policyInspectCommand() *cobra.Command {
 			return printInspection(command.OutOrStdout(), found)
 		},
 	}
-	command.Flags().StringVar(&decision, "decision", "", "the rule that decides, such as data.mixerauthz.allow (required)")
-	command.Flags().StringVar(&version, "rego-version", "v1", "v0 or v1; v0 is what handlers have that do not say")
+	command.Flags().StringVar(&method, "check-method", "", "the rule that decides, as in a handler's check_method")
+	command.Flags().BoolVar(&v0, "v0-compatible", false, "read the syntax before OPA 1.0, as handlers do by default")
 	command.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	_ = command.MarkFlagRequired("decision") // it exists
+	_ = command.MarkFlagRequired("check-method")
 	return command
 }
 
-func inspectPolicy(paths []string, decision, version string) (*rego.Inspection, error) {
-	regoVersion, parsed := config.RegoV1, ast.RegoV1
-	switch version {
-	case "v1":
-	case "v0":
-		regoVersion, parsed = config.RegoV0, ast.RegoV0
-	default:
-		return nil, fmt.Errorf("rego-version is %q; use v0 or v1", version)
+func inspectPolicy(paths []string, method string, v0 bool) (*rego.Inspection, error) {
+	version := config.RegoV1
+	if v0 {
+		version = config.RegoV0
 	}
 	tests := func(_ string, info fs.FileInfo, _ int) bool { return strings.HasSuffix(info.Name(), "_test.rego") }
-	loaded, err := loader.NewFileLoader().WithRegoVersion(parsed).Filtered(paths, tests)
+	loaded, err := loader.NewFileLoader().WithRegoVersion(language(v0)).Filtered(paths, tests)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +61,7 @@ func inspectPolicy(paths []string, decision, version string) (*rego.Inspection, 
 	for _, module := range loaded.Modules {
 		modules[module.Name] = string(module.Raw)
 	}
-	found, problems := rego.Inspect(modules, loaded.Documents, decision, regoVersion)
+	found, problems := rego.Inspect(modules, loaded.Documents, method, version)
 	if len(problems) > 0 {
 		return nil, errors.New(problems.Error())
 	}

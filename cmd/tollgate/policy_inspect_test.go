@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -25,12 +26,12 @@ because of          input as a value at FILE:2:17
 answers             are remembered by what is read
 partial evaluation  serves
 `},
-		"volatile": {`allow { input.tokn.sub == "a"; time.now_ns() > input.token.exp }`, "v0", `decision            data.p.allow
-reads               input.token.exp
-                    input.tokn.sub
-not there           input.tokn.sub is in no request
+		"volatile": {`allow { input.key.sub == "a"; time.now_ns() > input.token.exp }`, "v0", `decision            data.p.allow
+reads               input.key.sub
+                    input.token.exp
+not there           input.key.sub is in no request
 answers             are not remembered
-volatile            time.now_ns at FILE:2:32
+volatile            time.now_ns at FILE:2:31
 partial evaluation  does not serve: answers depend on more than the input
 `},
 		"nothing": {"allow := true", "v1", `decision            data.p.allow
@@ -54,12 +55,12 @@ partial evaluation  serves
 			}
 			file := filepath.Join(directory, "policy.rego")
 			for _, path := range []string{directory, file} {
-				out, err := execute(t, "policy", "inspect", "--rego-version", test.version, "--decision", "data.p.allow", path)
+				out, err := execute(t, "policy", "inspect", "--v0-compatible=" + strconv.FormatBool(test.version == "v0"), "--check-method", "data.p.allow", path)
 				require.NoError(t, err)
 				// OPA names files by a path without the leading slash in some places, and with it in others.
 				assert.Equal(t, test.want, strings.NewReplacer(file, "FILE", strings.TrimPrefix(file, "/"), "FILE").Replace(out))
 			}
-			out, err := execute(t, "policy", "inspect", "--json", "--rego-version", test.version, "--decision", "data.p.allow", file)
+			out, err := execute(t, "policy", "inspect", "--json", "--v0-compatible=" + strconv.FormatBool(test.version == "v0"), "--check-method", "data.p.allow", file)
 			require.NoError(t, err)
 			var document map[string]any
 			require.NoError(t, json.Unmarshal([]byte(out), &document))
@@ -81,13 +82,12 @@ func TestPolicyInspectRefuses(t *testing.T) {
 		arguments []string
 		want      string
 	}{
-		"no decision": {[]string{file}, `required flag(s) "decision" not set`},
-		"no file":     {[]string{"--decision", "data.p.allow"}, "requires at least 1 arg(s)"},
-		"not there":   {[]string{"--decision", "data.p.allow", file + "x"}, "no such file"},
-		"no rule":     {[]string{"--decision", "data.p.deny", file}, "names no rule of the policy"},
-		"no ref":      {[]string{"--decision", "p.allow", file}, "is no reference to a rule"},
-		"version":     {[]string{"--decision", "data.p.allow", "--rego-version", "v2", file}, "use v0 or v1"},
-		"broken":      {[]string{"--decision", "data.p.allow", broken}, "undefined function nothing"},
+		"no decision": {[]string{file}, `required flag(s) "check-method" not set`},
+		"no file":     {[]string{"--check-method", "data.p.allow"}, "requires at least 1 arg(s)"},
+		"not there":   {[]string{"--check-method", "data.p.allow", file + "x"}, "no such file"},
+		"no rule":     {[]string{"--check-method", "data.p.deny", file}, "names no rule of the policy"},
+		"no ref":      {[]string{"--check-method", "p.allow", file}, "is no reference to a rule"},
+		"broken":      {[]string{"--check-method", "data.p.allow", broken}, "undefined function nothing"},
 	} {
 		_, err := execute(t, append([]string{"policy", "inspect"}, test.arguments...)...)
 		require.ErrorContains(t, err, test.want, name)
@@ -103,12 +103,12 @@ func TestPolicyInspectIsDocumented(t *testing.T) {
 	_, module, ok := strings.Cut(string(docs), "```rego\n")
 	require.True(t, ok)
 	module, _, _ = strings.Cut(module, "```")
-	_, shown, ok := strings.Cut(string(docs), "$ tollgate policy inspect --rego-version v0 --decision data.shop.decision shop.rego\n")
+	_, shown, ok := strings.Cut(string(docs), "$ tollgate policy inspect --v0-compatible --check-method data.shop.decision shop.rego\n")
 	require.True(t, ok)
 	shown, _, _ = strings.Cut(shown, "```")
 	file := filepath.Join(t.TempDir(), "shop.rego")
 	require.NoError(t, os.WriteFile(file, []byte(module), 0o600))
-	out, err := execute(t, "policy", "inspect", "--rego-version", "v0", "--decision", "data.shop.decision", file)
+	out, err := execute(t, "policy", "inspect", "--v0-compatible", "--check-method", "data.shop.decision", file)
 	require.NoError(t, err)
 	assert.Equal(t, shown, out)
 }

@@ -122,13 +122,13 @@ func (s *bundleServer) fail(status int) {
 func revisionOf(t *testing.T, n int, key *bundleKey) []byte {
 	t.Helper()
 	return buildBundle(t, map[string]string{
-		".manifest": fmt.Sprintf(`{"revision": "v%d", "roots": ["planted"], "rego_version": 1}`, n),
-		"planted/policy.rego": fmt.Sprintf(`package planted
+		".manifest": fmt.Sprintf(`{"revision": "v%d", "roots": ["company"], "rego_version": 1}`, n),
+		"company/policy.rego": fmt.Sprintf(`package company
 default allow := {"allow": false, "message": "nothing"}
-allow := {"allow": false, "message": sprintf("revision %%d %%d for %%s", [%d, data.planted.n, input.subject.user])} if input.subject.user != data.planted.friend
-allow := {"allow": true, "lifetime": "single_use"} if input.subject.user == data.planted.friend
+allow := {"allow": false, "message": sprintf("revision %%d %%d for %%s", [%d, data.company.n, input.subject.user])} if input.subject.user != data.company.friend
+allow := {"allow": true, "lifetime": "single_use"} if input.subject.user == data.company.friend
 `, n),
-		"planted/data.json": fmt.Sprintf(`{"n": %d, "friend": "friend-%d"}`, n, n),
+		"company/data.json": fmt.Sprintf(`{"n": %d, "friend": "friend-%d"}`, n, n),
 	}, key)
 }
 
@@ -139,7 +139,7 @@ metadata: {name: bundled, namespace: istio-system}
 spec:
   adapter: tollgate
   connection: {address: "ADDRESS"}
-  params: {name: bundled, policy_source: company, check_method: data.planted.allow}
+  params: {name: bundled, policy_source: company, check_method: data.company.allow}
 ---
 apiVersion: config.istio.io/v1alpha2
 kind: instance
@@ -176,14 +176,14 @@ policies:
 	meshtest.Apply(t, s.mixer, "bundled", strings.ReplaceAll(bundledResources, "ADDRESS", tollgate.Addr))
 	t.Cleanup(func() { assert.NoError(t, s.mixer.Delete("bundled")) })
 	ask := func(user string) mesh.Attributes { return request("/bundled", "x-user", user) }
-	s.await(t, "no policy", ask("planted-a"), func(a answer) bool { return a == refused })
-	assert.Contains(t, s.check(t, ask("planted-a")).Message, "(policy not loaded)")
+	s.await(t, "no policy", ask("caller-a"), func(a answer) bool { return a == refused })
+	assert.Contains(t, s.check(t, ask("caller-a")).Message, "(policy not loaded)")
 
 	atRevision := func(n int) {
 		t.Helper()
-		want := fmt.Sprintf("revision %d %d for planted-a", n, n)
+		want := fmt.Sprintf("revision %d %d for caller-a", n, n)
 		waitFor(t, want, func(ctx context.Context) error {
-			v, err := s.mixer.Check(ctx, ask("planted-a"))
+			v, err := s.mixer.Check(ctx, ask("caller-a"))
 			if err == nil && !strings.HasSuffix(v.Message, want) {
 				err = fmt.Errorf("%v", v)
 			}
@@ -204,7 +204,7 @@ policies:
 		for caller := range counts {
 			counts[caller] = map[int]int{}
 			callers.Go(func() {
-				user, reached := fmt.Sprint("planted-", caller), from
+				user, reached := fmt.Sprint("caller-", caller), from
 				for i := 0; running(done) || counts[caller][to] < after && t.Context().Err() == nil; i++ {
 					if i%4 == 3 { // the one user that the revision lets pass is of the revision too
 						friend := s.check(t, ask(fmt.Sprint("friend-", to)))
@@ -253,7 +253,7 @@ policies:
 		waitForLog(t, tollgate, "failed to verify JWT signature")
 		server.offer(revisionOf(t, 2, &key)[:400])
 		waitForLog(t, tollgate, "damaged")
-		server.offer(bytes.Repeat([]byte{0}, 17<<20))
+		server.offer(make([]byte, 17<<20))
 		waitForLog(t, tollgate, "max_bytes bounds it")
 		server.fail(http.StatusInternalServerError)
 		waitForLog(t, tollgate, "Internal Server Error")
@@ -347,8 +347,10 @@ func testPolicyExamples(t *testing.T, s *suite) {
 // mountConfigMap writes files as Kubernetes mounts a ConfigMap: into a hidden directory, to which a symlink is then swapped.
 func mountConfigMap(t *testing.T, mount string, files map[string]string) {
 	t.Helper()
-	hidden, err := os.MkdirTemp(mount, "..2026_")
+	mounted, err := filepath.Glob(filepath.Join(mount, "..2026_*"))
 	require.NoError(t, err)
+	hidden := filepath.Join(mount, fmt.Sprintf("..2026_%d", len(mounted)))
+	require.NoError(t, os.Mkdir(hidden, 0o700))
 	for name, content := range files {
 		require.NoError(t, os.WriteFile(filepath.Join(hidden, name), []byte(content), 0o600))
 		if _, err := os.Lstat(filepath.Join(mount, name)); err != nil {
