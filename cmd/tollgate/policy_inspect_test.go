@@ -55,12 +55,12 @@ partial evaluation  serves
 			}
 			file := filepath.Join(directory, "policy.rego")
 			for _, path := range []string{directory, file} {
-				out, err := execute(t, "policy", "inspect", "--v0-compatible=" + strconv.FormatBool(test.version == "v0"), "--check-method", "data.p.allow", path)
+				out, err := execute(t, "policy", "inspect", "--v0-compatible="+strconv.FormatBool(test.version == "v0"), "--check-method", "data.p.allow", path)
 				require.NoError(t, err)
 				// OPA names files by a path without the leading slash in some places, and with it in others.
 				assert.Equal(t, test.want, strings.NewReplacer(file, "FILE", strings.TrimPrefix(file, "/"), "FILE").Replace(out))
 			}
-			out, err := execute(t, "policy", "inspect", "--json", "--v0-compatible=" + strconv.FormatBool(test.version == "v0"), "--check-method", "data.p.allow", file)
+			out, err := execute(t, "policy", "inspect", "--json", "--v0-compatible="+strconv.FormatBool(test.version == "v0"), "--check-method", "data.p.allow", file)
 			require.NoError(t, err)
 			var document map[string]any
 			require.NoError(t, json.Unmarshal([]byte(out), &document))
