@@ -90,9 +90,6 @@ func printInspection(w io.Writer, found *rego.Inspection) error {
 		}
 	}
 	findings("because of", found.Widened)
-	for _, path := range found.NotThere {
-		line("not there", path.String()+" is in no request")
-	}
 	if found.Remembered {
 		line("answers", "are remembered by what is read")
 	} else {

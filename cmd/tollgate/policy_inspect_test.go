@@ -29,7 +29,6 @@ partial evaluation  serves
 		"volatile": {`allow { input.key.sub == "a"; time.now_ns() > input.token.exp }`, "v0", `decision            data.p.allow
 reads               input.key.sub
                     input.token.exp
-not there           input.key.sub is in no request
 answers             are not remembered
 volatile            time.now_ns at FILE:2:31
 partial evaluation  does not serve: answers depend on more than the input

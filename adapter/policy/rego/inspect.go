@@ -15,8 +15,6 @@ type Inspection struct {
 	// Decision is the rule that decides.
 	Decision string `json:"decision"`
 	Analysis
-	// NotThere are those of Reads that no request has.
-	NotThere []Path `json:"not_there,omitempty"`
 	// Remembered is whether answers are remembered, Partial whether the policy is evaluated partially when it is loaded.
 	Remembered bool `json:"remembered"`
 	Partial    bool `json:"partial"`
@@ -51,11 +49,5 @@ func Inspect(modules map[string]string, data map[string]any, decision string, la
 	if len(problems) > 0 {
 		return nil, problems
 	}
-	found := &Inspection{Decision: ref.String(), Analysis: *p.analysis, Remembered: p.analysis.Rememberable(), Partial: p.residual != nil}
-	for _, path := range found.Reads {
-		if len(newProjection(inputForm{}, []Path{path}).parts) == 0 {
-			found.NotThere = append(found.NotThere, path)
-		}
-	}
-	return found, nil
+	return &Inspection{Decision: ref.String(), Analysis: *p.analysis, Remembered: p.analysis.Rememberable(), Partial: p.residual != nil}, nil
 }
