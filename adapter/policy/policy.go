@@ -108,28 +108,22 @@ func (p *Policy) evaluate(ctx context.Context, request *Request) Decision {
 		return p.broken.Resolve(p.handler.Modes)
 	}
 	combined := newCombination(p.handler, len(p.checks))
-	decided := false
-	next := 0
-	for ; next < len(p.checks) && !decided; next++ {
-		verdict, ok := atOnce(ctx, p.checks[next], request)
+	var bounded context.Context // from the first check on that takes its time
+	for _, check := range p.checks {
+		verdict, ok := atOnce(ctx, check, request)
 		if !ok {
-			break
+			if bounded == nil {
+				var cancel context.CancelFunc
+				bounded, cancel = context.WithDeadline(ctx, Deadline(ctx, p.timeout))
+				defer cancel()
+			}
+			asked := time.Now()
+			verdict = p.askWithin(bounded, check, request)
+			combined.age(time.Since(asked))
 		}
 		request = request.after(verdict)
-		decided = combined.add(p.checks[next].Name(), verdict)
-	}
-	if next < len(p.checks) && !decided {
-		ctx, cancel := context.WithDeadline(ctx, Deadline(ctx, p.timeout))
-		defer cancel()
-		for ; next < len(p.checks) && !decided; next++ {
-			verdict, ok := atOnce(ctx, p.checks[next], request)
-			if !ok {
-				asked := time.Now()
-				verdict = p.askWithin(ctx, p.checks[next], request)
-				combined.age(time.Since(asked))
-			}
-			request = request.after(verdict)
-			decided = combined.add(p.checks[next].Name(), verdict)
+		if combined.add(check.Name(), verdict) {
+			break
 		}
 	}
 	d := combined.decision()

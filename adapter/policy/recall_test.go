@@ -87,3 +87,13 @@ func TestRecallNeedsNoTime(t *testing.T) {
 	cancel()
 	assert.Equal(t, "known", c.Compile(handler(), nil).Evaluate(ctx, &policy.Request{}).Reason)
 }
+
+// A check that does not know its verdict is asked for it once, and counts one miss.
+func TestRecallIsAskedOnce(t *testing.T) {
+	t.Parallel()
+	asked := 0
+	check := recaller{gives("slow", policy.Compute, policy.Pass("evaluated")), func(*policy.Request) (policy.Verdict, bool) { asked++; return policy.Verdict{}, false }}
+	c := policy.Compiler{Kinds: []policy.Kind{fakeKind{checks: []policy.Check{check, check}}}, Timeout: time.Minute, Gate: policy.NewGate(1, 0)}
+	assert.Equal(t, "evaluated", c.Compile(naming(handler(), 2), nil).Evaluate(t.Context(), &policy.Request{}).Reason)
+	assert.Equal(t, 2, asked)
+}
