@@ -71,18 +71,26 @@ func (d *directory) run(ctx context.Context, tried func()) {
 	look()
 	due := time.NewTimer(0) // again: it may have changed between the look and the watch
 	defer due.Stop()
+	soon := true // events that go on and on must not put it off
+	hurry := func() {
+		if !soon {
+			soon = true
+			due.Reset(settle)
+		}
+	}
 	tried()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-events:
-			due.Reset(settle)
+			hurry()
 		case err := <-errs:
 			d.logger.Warn("watching policies", "error", err)
-			due.Reset(settle)
+			hurry()
 		case <-due.C:
 			look()
+			soon = false
 			due.Reset(recheck)
 		}
 	}
