@@ -21,9 +21,13 @@ func load(tb testing.TB, version ast.RegoVersion, sources ...string) *program {
 	require.Empty(tb, problems)
 	l, problems := newLibrary(modules, version, NewEnvironment(Options{}))
 	require.Empty(tb, problems)
-	p, problems := newProgram(l, ast.MustParseRef("data.p.allow"))
-	require.Empty(tb, problems)
-	return p
+	for {
+		p, problems := newProgram(l, ast.MustParseRef("data.p.allow"))
+		require.Empty(tb, problems)
+		if !strings.HasPrefix(p.analysis.NotPartial, "it takes longer") { // on a machine that is busy
+			return p
+		}
+	}
 }
 
 func TestReads(t *testing.T) {
@@ -140,7 +144,7 @@ func TestNoBuiltinOutsideTheListIsRemembered(t *testing.T) {
 			p, problems := newProgram(l, ast.MustParseRef("data.p.allow"))
 			require.Empty(t, problems)
 			assert.False(t, p.analysis.Rememberable(), "%s %s", b.Name, how)
-			assert.Nil(t, newCheck("", p, config.Denial{}, NewCache(1<<20, 1<<20)).answers, "%s %s", b.Name, how)
+			assert.Nil(t, newCheck("", p, config.Denial{}, NewCache(1<<20, 1<<20)).memory, "%s %s", b.Name, how)
 			assert.Nil(t, p.residual, "%s %s: not evaluated before its time", b.Name, how)
 		}
 	}

@@ -1,9 +1,11 @@
 package rego
 
 import (
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"weak"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
@@ -71,6 +73,23 @@ func (c *Cache) newAnswers() *answers {
 	a := &answers{cache: c}
 	a.lru, _ = simplelru.NewLRU(c.maxHandlerBytes, func(key string, v policy.Verdict) { a.bytes -= size(key, v) })
 	return a
+}
+
+// memory is what one check by one program remembers. It is forgotten when nobody holds the memory any more.
+type memory struct {
+	*answers
+	// of is weak: a handler that nobody asks must not keep a program that was replaced, with its data.
+	of weak.Pointer[program]
+}
+
+// newMemory makes the memory of a check; nil where nothing is to be remembered.
+func (c *Cache) newMemory(of *program) *memory {
+	if c == nil || !of.analysis.Rememberable() {
+		return nil
+	}
+	m := &memory{answers: c.newAnswers(), of: weak.Make(of)}
+	runtime.AddCleanup(m, (*answers).forget, m.answers)
+	return m
 }
 
 // get returns the answer to a request with the key.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 	"unsafe"
+	"weak"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/stretchr/testify/assert"
@@ -64,7 +65,7 @@ func TestFailuresAreNotRemembered(t *testing.T) {
 	t.Parallel()
 	for _, module := range []string{"allow = true { input.value == 1 }", "allow = 7", "allow = true { to_number(input.key) }", "allow = {\"allow\": 1}"} {
 		c := newCheck("", load(t, ast.RegoV0, "package p\n"+module), config.Denial{}, NewCache(1<<20, 1<<20))
-		require.NotNil(t, c.answers)
+		require.NotNil(t, c.memory)
 		request := &policy.Request{Identity: "x"}
 		require.Equal(t, policy.Failed, c.Evaluate(t.Context(), request).Result, module)
 		_, ok := c.Recall(request)
@@ -241,4 +242,71 @@ func TestKeysTellApart(t *testing.T) {
 	}
 	_, ok := everything.appendKey(nil, with(attribute.Entry{Name: "\xff", Value: text("1")}))
 	assert.False(t, ok, "which of two such names is there cannot be told")
+}
+
+// sourced makes the check of a handler by a source of one rule, and a function that brings a new generation.
+func sourced(t *testing.T, cache *Cache) (*sourcedCheck, func() weak.Pointer[ast.Compiler]) {
+	t.Helper()
+	source := NewSource("shop", NewEnvironment(Options{}), 0)
+	n := 0
+	next := func() weak.Pointer[ast.Compiler] {
+		n++
+		generation, err := source.Compile(Content{
+			Modules: map[string]Module{"p.rego": {Text: fmt.Sprintf("package p\nallow := {\"allow\": false, \"reason\": \"%d\"}", n), Version: config.RegoV1}},
+			Version: config.RegoV1, Revision: strconv.Itoa(n),
+		})
+		require.NoError(t, err)
+		require.Empty(t, source.Activate(generation))
+		return weak.Make(generation.library.compiler)
+	}
+	r, problems := source.rule(ast.MustParseRef("data.p.allow"))
+	require.Empty(t, problems)
+	return &sourcedCheck{rule: r, cache: cache}, next
+}
+
+// A handler that nobody asks any more holds no generation that was replaced, nor its data.
+func TestAnIdleHandlerHoldsNoOldGeneration(t *testing.T) {
+	t.Parallel()
+	for _, cache := range []*Cache{nil, NewCache(1<<20, 1<<20)} {
+		idle, next := sourced(t, cache)
+		first := next()
+		require.Equal(t, "1", idle.Evaluate(t.Context(), user("a")).Reason)
+		next()
+		require.Eventually(t, func() bool { runtime.GC(); return first.Value() == nil }, 10*time.Second, time.Millisecond)
+		require.Equal(t, "2", idle.Evaluate(t.Context(), user("a")).Reason)
+	}
+}
+
+// A call that began under the generation before neither sees what is remembered of the one now, nor makes it forgotten.
+func TestALateCallLeavesTheMemoryAlone(t *testing.T) {
+	t.Parallel()
+	c, next := sourced(t, NewCache(1<<20, 1<<20))
+	next()
+	before := c.rule.state.Load().program
+	next()
+	require.Equal(t, "2", c.Evaluate(t.Context(), user("a")).Reason)
+	late := c.by(before)
+	_, ok := late.Recall(user("a"))
+	require.False(t, ok)
+	require.Equal(t, "1", late.Evaluate(t.Context(), user("a")).Reason)
+	v, ok := c.Recall(user("a"))
+	require.True(t, ok)
+	require.Equal(t, "2", v.Reason)
+	require.Equal(t, "shop@2", v.Revision)
+}
+
+// A source without policies keeps no names of rules that handlers asked for: whoever may send handlers could make it grow for ever.
+func TestASourceForgetsNames(t *testing.T) {
+	t.Parallel()
+	source := NewSource("shop", NewEnvironment(Options{}), 0)
+	for i := range 100 {
+		_, problems := source.rule(ast.MustParseRef(fmt.Sprintf("data.p.allow%d", i)))
+		require.Empty(t, problems)
+	}
+	require.Eventually(t, func() bool {
+		runtime.GC()
+		source.mu.Lock()
+		defer source.mu.Unlock()
+		return len(source.rules) == 0
+	}, 10*time.Second, time.Millisecond)
 }

@@ -252,15 +252,15 @@ func (s *subjects) remembered(request *policy.Request) (policy.Verdict, bool) {
 		return s.check.Recall(request)
 	}
 	key, ok := s.keys.appendKey(nil, request)
-	if !ok || s.check.answers == nil || unreadable(request) != nil {
+	if !ok || s.check.memory == nil || unreadable(request) != nil {
 		return policy.Verdict{}, false
 	}
-	return s.check.answers.get("mutant" + string(key))
+	return s.check.memory.get("mutant" + string(key))
 }
 
 func (s *subjects) remember(request *policy.Request, v policy.Verdict) {
-	if key, ok := s.keys.appendKey(nil, request); ok && s.check.answers != nil && v.Result != policy.Failed {
-		s.check.answers.add("mutant"+string(key), v)
+	if key, ok := s.keys.appendKey(nil, request); ok && s.check.memory != nil && v.Result != policy.Failed {
+		s.check.memory.add("mutant"+string(key), v)
 	}
 }
 
@@ -270,7 +270,7 @@ func (s *subjects) keyed(request *policy.Request) bool {
 }
 
 func (s *subjects) end() {
-	if s.check.answers == nil {
+	if s.check.memory == nil {
 		return
 	}
 	s.remembering += s.cases

@@ -73,18 +73,13 @@ type check struct {
 	handler string
 	program *program
 	denial  config.Denial
-	// answers are nil where none is remembered.
-	answers *answers
+	// memory is nil where nothing is remembered.
+	memory *memory
 }
 
 // newCheck makes a check. A nil cache remembers nothing.
 func newCheck(handler string, program *program, denial config.Denial, cache *Cache) *check {
-	c := &check{handler: handler, program: program, denial: denial}
-	if cache != nil && program.analysis.Rememberable() {
-		c.answers = cache.newAnswers()
-		runtime.AddCleanup(c, (*answers).forget, c.answers)
-	}
-	return c
+	return &check{handler: handler, program: program, denial: denial, memory: cache.newMemory(program)}
 }
 
 func (c *check) Name() string { return c.program.name }
@@ -116,7 +111,7 @@ func (c *check) ReadsEverything() []string {
 
 // Recall returns the verdict on an earlier request that had the same in all that the policy reads; see [policy.Recaller].
 func (c *check) Recall(request *policy.Request) (policy.Verdict, bool) {
-	if c.answers == nil || unreadable(request) != nil {
+	if c.memory == nil || unreadable(request) != nil {
 		return policy.Verdict{}, false
 	}
 	var short [256]byte
@@ -124,17 +119,18 @@ func (c *check) Recall(request *policy.Request) (policy.Verdict, bool) {
 	if !ok {
 		return policy.Verdict{}, false
 	}
-	v, ok := c.answers.get(string(key))
+	v, ok := c.memory.get(string(key))
 	v.Remembered = ok
 	return v, ok
 }
 
 // remember keeps the answer to a request. Failures are none.
 func (c *check) remember(request *policy.Request, v policy.Verdict) {
-	if c.answers == nil || v.Result == policy.Failed {
+	if c.memory == nil || v.Result == policy.Failed {
 		return
 	}
 	if key, ok := c.program.projection.appendKey(nil, request); ok {
-		c.answers.add(string(key), v)
+		c.memory.add(string(key), v)
+		runtime.KeepAlive(c.memory) // what is forgotten takes in nothing after
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -151,7 +152,6 @@ func (s *Source) Activate(generation *Generation) map[string]config.Problems {
 	for decision, known := range s.rules {
 		r := known.Value()
 		if r == nil { // no handler has it any more
-			delete(s.rules, decision)
 			continue
 		}
 		state := r.in(generation)
@@ -259,8 +259,19 @@ func (s *Source) rule(decision ast.Ref) (*rule, config.Problems) {
 		}
 	}
 	r.state.Store(state)
-	s.rules[decision.String()] = weak.Make(r)
+	name := decision.String()
+	s.rules[name] = weak.Make(r)
+	runtime.AddCleanup(r, s.forget, name)
 	return r, nil
+}
+
+// forget forgets the rule of a name if no handler has it any more.
+func (s *Source) forget(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.rules[name].Value() == nil {
+		delete(s.rules, name)
+	}
 }
 
 // now returns what decides at this time.
@@ -309,8 +320,8 @@ type sourcedCheck struct {
 	rule    *rule
 	denial  config.Denial
 	cache   *Cache
-	// last is the check by the program that decided last.
-	last atomic.Pointer[check]
+	// memory is what the program that decided last has answered.
+	memory atomic.Pointer[memory]
 }
 
 func (c *sourcedCheck) Name() string { return "rego/" + label(c.rule.decision) }
@@ -322,7 +333,8 @@ func (c *sourcedCheck) Evaluate(ctx context.Context, request *policy.Request) po
 	if failure != nil {
 		return policy.Failing(failure)
 	}
-	verdict := c.by(state.program).Evaluate(ctx, request)
+	by := c.by(state.program)
+	verdict := by.Evaluate(ctx, request)
 	verdict.Revision = state.revision
 	return verdict
 }
@@ -333,21 +345,25 @@ func (c *sourcedCheck) Recall(request *policy.Request) (policy.Verdict, bool) {
 	if failure != nil {
 		return policy.Verdict{}, false
 	}
-	verdict, ok := c.by(state.program).Recall(request)
+	by := c.by(state.program)
+	verdict, ok := by.Recall(request)
 	verdict.Revision = state.revision
 	return verdict, ok
 }
 
-// by returns the check by a program. What an earlier program answered is forgotten with its check.
-func (c *sourcedCheck) by(program *program) *check {
-	last := c.last.Load()
-	if last != nil && last.program == program {
-		return last
+// by returns the check by a program. What an earlier program answered is forgotten.
+func (c *sourcedCheck) by(program *program) check {
+	one := check{handler: c.handler, program: program, denial: c.denial, memory: c.memory.Load()}
+	if one.memory != nil && one.memory.of.Value() == program {
+		return one
 	}
-	next := newCheck(c.handler, program, c.denial, c.cache)
-	// Where another call was quicker, with this program or a newer one, its check stays.
-	c.last.CompareAndSwap(last, next)
-	return next
+	last := one.memory
+	one.memory = c.cache.newMemory(program)
+	// A call that began with an earlier program leaves the memory of the one that decides now, as does one that was slower than another.
+	if one.memory != last && c.rule.state.Load().program == program {
+		c.memory.CompareAndSwap(last, one.memory)
+	}
+	return one
 }
 
 // ReadsEverything names the constructs that make the policy read the whole input; see [policy.Wide].
@@ -356,5 +372,6 @@ func (c *sourcedCheck) ReadsEverything() []string {
 	if failure != nil {
 		return nil
 	}
-	return c.by(state.program).ReadsEverything()
+	by := c.by(state.program)
+	return by.ReadsEverything()
 }
