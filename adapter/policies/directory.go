@@ -69,16 +69,21 @@ func (d *directory) run(ctx context.Context, tried func()) {
 		}
 	}
 	look()
-	due := time.NewTimer(0) // again: it may have changed between the look and the watch
+	tried()
+	d.follow(ctx, events, errs, look)
+}
+
+// follow looks soon after events, and every now and then, until ctx is done.
+func (d *directory) follow(ctx context.Context, events <-chan fsnotify.Event, errs <-chan error, look func()) {
+	due := time.NewTimer(0) // again: it may have changed between the first look and the watch
 	defer due.Stop()
-	soon := true // events that go on and on must not put it off
+	soon := true // a look that is due is not put off by events that go on and on
 	hurry := func() {
 		if !soon {
 			soon = true
 			due.Reset(settle)
 		}
 	}
-	tried()
 	for {
 		select {
 		case <-ctx.Done():

@@ -1,11 +1,15 @@
 package policies
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/fsnotify/fsnotify"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -55,4 +59,28 @@ func TestSteady(t *testing.T) {
 			require.Equal(t, files["0.rego"], files[name], "a mixture")
 		}
 	}
+}
+
+// A log, say, that is written to in the same directory all the time puts nothing off.
+func TestEventsThatDoNotEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		events := make(chan fsnotify.Event)
+		looks := 0
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			(&directory{}).follow(ctx, events, nil, func() { looks++ })
+		}()
+		const many = 1000
+		for range many {
+			time.Sleep(settle / 10)
+			events <- fsnotify.Event{}
+		}
+		cancel()
+		<-done
+		assert.Greater(t, looks, many/20)
+		assert.Less(t, looks, many/5, "those that come together are looked at together")
+	})
 }

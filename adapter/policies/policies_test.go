@@ -322,23 +322,3 @@ func TestDirectoriesThatAreTooMuch(t *testing.T) {
 		assert.Equal(t, "policy_not_loaded", f.reason(t))
 	}
 }
-
-// A log, say, that is written to in the same directory all the time puts nothing off.
-func TestDirectoryThatIsNeverQuiet(t *testing.T) {
-	t.Parallel()
-	directory := t.TempDir()
-	write(t, filepath.Join(directory, "shop.rego"), "package shop\nallow := {\"allow\": false, \"reason\": \"one\"}")
-	f := open(t, policies.Source{Directory: directory, Version: config.RegoV1, MaxBytes: 1 << 20})
-	ctx, cancel := context.WithCancel(t.Context())
-	var writer sync.WaitGroup
-	defer writer.Wait()
-	defer cancel()
-	writer.Go(func() {
-		for ctx.Err() == nil {
-			assert.NoError(t, os.WriteFile(filepath.Join(directory, "noise.log"), []byte("x"), 0o600))
-		}
-	})
-	f.run(t)
-	write(t, filepath.Join(directory, "shop.rego"), "package shop\nallow := {\"allow\": false, \"reason\": \"two\"}")
-	f.awaitReason(t, "two")
-}
