@@ -26,7 +26,7 @@ apt_can() {
     echo "$(basename "$0"): taking $* from Debian's packages" >&2
     return
   fi
-  echo "$(basename "$0"): missing what Debian has in $*; install it, or run this once as root on Debian" >&2
+  echo "$(basename "$0"): missing, by the names of Debian's packages: $*; install them, or run this once as root on Debian" >&2
   return 1
 }
 
@@ -38,7 +38,7 @@ apt_failed() {
 # apt_get ARG...: with the lists of packages that are there, and if these will not do, with new ones. Waits while others hold the locks.
 apt_get() {
   local -x DEBIAN_FRONTEND=noninteractive LC_ALL=C
-  local said tries options=(-qq -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold -o APT::Sandbox::User=root)
+  local said tries options=(-qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confold -o APT::Sandbox::User=root)
   apt-get "${options[@]}" "$@" </dev/null >/dev/null 2>&1 && return
   # The option does not make it wait for the lock of the lists.
   for ((tries = 60; tries > 0; tries--)); do
@@ -46,6 +46,6 @@ apt_get() {
     [[ $said == *"Could not get lock"* ]] || break
     sleep 5
   done
-  echo "$said" >&2
+  [ -z "$said" ] || echo "$said" >&2
   apt-get "${options[@]}" "$@" </dev/null >&2
 }
