@@ -127,8 +127,7 @@ func variants(t *testing.T) []variant {
 	}
 	all = append(all, variant{name: "statefulset-spool with every component", render: func(t *testing.T) []object {
 		return kustomizedIn(t, overlay(t, "resources: [%s/overlays/statefulset-spool]\ncomponents: [%[1]s/components/tls, %[1]s/components/servicemonitor]\n"))
-	}})
-	all = append(all, variant{name: "files of the guide", render: func(t *testing.T) []object {
+	}}, variant{name: "files of the guide", render: func(t *testing.T) []object {
 		directory := overlay(t, strings.Replace(ofGuide(t, "kustomization.yaml"), "path/to/operatorconfig/kubernetes", "%s", 1))
 		settings := read(t, "operatorconfig/kubernetes/components/tls/settings.yaml") + ofGuide(t, "settings.yaml, in part")
 		require.NoError(t, os.WriteFile(directory+"/settings.yaml", []byte(settings), 0o600))
