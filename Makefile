@@ -88,9 +88,10 @@ test-mixer: build mixer-binaries ## Test against the real Mixer of three Istio r
 	hack/redis.sh
 	TOLLGATE_BIN=bin/tollgate go -C test/mixer test -count=1 -timeout=30m ./...
 
+# Most of its time nothing computes: replicas drain, Mixers wait.
 .PHONY: test-kubernetes
 test-kubernetes: build mixer-binaries bin/kubernetes/kube-apiserver bin/kubernetes/crds ## Test what operators deploy, with real API servers, Mixers and promtool
-	TOLLGATE_BIN=bin/tollgate hack/test-kubernetes.sh -count=1 -timeout=20m ./...
+	TOLLGATE_BIN=bin/tollgate hack/test-kubernetes.sh -count=1 -parallel=5 -timeout=20m ./...
 
 # The linter's packages are compiled as `build` compiles them, so that the two
 # share a cache.

@@ -1,18 +1,13 @@
 #!/usr/bin/env bash
 # test-race.sh ARG...: go test -race ARG...
 #
-# The race detector needs a C compiler. On Debian, as root, a missing one is
-# installed; elsewhere the tests run without the detector and say so, except
-# under CI, where a check that cannot run is a failure.
+# The race detector needs a C compiler; see apt.sh. Where there is none the tests run without the detector and say so, except under CI, where a check
+# that cannot run is a failure.
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/apt.sh"
 
 cc=$(go env CC)
-if ! command -v "${cc%% *}" >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-  echo "test-race: installing gcc for the race detector" >&2
-  { apt-get update -qq &&
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev; } >&2 ||
-    echo "test-race: apt-get could not install gcc" >&2
-fi
+command -v "${cc%% *}" >/dev/null || apt_install gcc libc6-dev || true
 
 # The runtime's own cgo package is what -race needs; headers may be missing even
 # where a compiler is there.

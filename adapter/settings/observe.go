@@ -16,7 +16,8 @@ func (t Traces) validate() []error {
 
 // Readiness says when the process should get calls.
 type Readiness struct {
-	// SourceWait is how long after its start the process is not ready for want of sources that were never loaded: key sets, lists.
+	// SourceWait is how long after its start the process is not ready for want of sources that were never loaded: key sets, lists, users and
+	// policies.
 	SourceWait time.Duration `yaml:"source_wait"`
 }
 

@@ -9,12 +9,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,6 +23,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/tollgate-mesh/tollgate/test/mixer/mesh"
 )
 
 // patience bounds a test that fails and is no measure.
@@ -89,12 +91,9 @@ func start(t *testing.T, directory, path string, arguments ...string) {
 
 func freePort(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := mesh.FreePort()
 	require.NoError(t, err)
-	defer listener.Close()
-	_, number, err := net.SplitHostPort(listener.Addr().String())
-	require.NoError(t, err)
-	return number
+	return strconv.Itoa(port)
 }
 
 func awaitReady(t *testing.T, url string) {
@@ -131,6 +130,7 @@ func (c cluster) apply(t *testing.T, manifests []byte) (string, error) {
 
 // TestAPIServer applies all that is shipped to a real API server, in a namespace that takes restricted pods only.
 func TestAPIServer(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t)
 	output, err := c.apply(t, []byte(`
 apiVersion: v1

@@ -98,6 +98,7 @@ func TestChartValues(t *testing.T) {
 	assert.Equal(t, "registry.example.com:5000/mesh/tollgate:1.2.3", pod.Containers[0].Image)
 	assert.Equal(t, "1.2.3", d.template.Labels["version"])
 	assert.Equal(t, int64(66+20+90+5), *pod.TerminationGracePeriodSeconds, "drain rounded up, timeout, flush, and five")
+	assert.Equal(t, int32(120+30), pod.Containers[0].StartupProbe.FailureThreshold, "readiness.source_wait, and half a minute")
 	assert.Equal(t, "partner-keys", volume(t, pod, "secrets").Secret.SecretName)
 	assert.Equal(t, "kafka", volume(t, pod, "kafka").Secret.SecretName)
 	assert.Empty(t, d.autoscalers)
@@ -133,6 +134,7 @@ func TestChartRefuses(t *testing.T) {
 		"no limit of memory":              "resources: {limits: null}",
 		"another port":                    "settings: {listen: ':8080'}",
 		"a duration without a unit":       "settings: {shutdown: {drain: '35'}}",
+		"a wait without a unit":           "settings: {readiness: {source_wait: 30}}",
 		"a spool outside of its volume":   "settings: {reports: {directory: /tmp}}",
 		"no caller, which is everybody":   "networkPolicy: {callers: []}",
 		"no replicas":                     "replicas: 0",

@@ -132,11 +132,15 @@ func mixersDefinitions(t *testing.T) string {
 // TestOperator does with kubectl what an operator does with Mixer's custom resources, from the first to the last, while real Mixers of three
 // releases follow the API server and ask Tollgate: what is applied decides, and what is deleted does not any more.
 func TestOperator(t *testing.T) {
+	t.Parallel()
 	for name, start := range map[string]func(*testing.T) cluster{
 		"custom resources alone": startCustomResources,
 		"the whole API server":   startCluster,
 	} {
-		t.Run(name, func(t *testing.T) { operate(t, start(t)) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			operate(t, start(t))
+		})
 	}
 }
 
@@ -144,7 +148,9 @@ func operate(t *testing.T, c cluster) {
 	o := operated{cluster: c, tollgate: meshtest.Tollgate(t, mesh.TollgateOptions{})}
 	c.applied(t, mixersDefinitions(t))
 	c.must(t, "", "wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
-	if output, err := c.run(t, nil, "create", "namespace", namespace); err != nil {
+	output, err := c.run(t, nil, "create", "namespace", namespace)
+	whole := err == nil
+	if !whole {
 		require.Contains(t, output, `the server could not find the requested resource`, "the server of custom resources alone has no namespaces")
 	}
 	// Mixer waits for some kinds, not for any resource.
@@ -165,6 +171,9 @@ func operate(t *testing.T, c cluster) {
 	require.Contains(t, example, o.tollgate.Addr)
 	t.Run("what is shipped and shown", func(t *testing.T) {
 		for name, manifests := range shown(t) {
+			if !whole && strings.HasSuffix(name, ".configmap.yaml") {
+				continue
+			}
 			output, err := c.run(t, []byte(manifests), "apply", "--validate=strict", "--dry-run=server", "-f", "-")
 			assert.NoError(t, err, "%s: %s", name, output)
 		}
@@ -249,7 +258,7 @@ func operate(t *testing.T, c cluster) {
 	})
 }
 
-// shown returns all of Mixer's resources that operators are shown: the examples, and every handler of the guides.
+// shown returns all resources that operators of Mixer are shown: the examples, and every handler of the guides.
 func shown(t *testing.T) map[string]string {
 	t.Helper()
 	all := map[string]string{}

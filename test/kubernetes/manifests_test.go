@@ -193,6 +193,8 @@ func (d deployment) isProbed(t *testing.T) {
 		probe = append(probe, "--tls-unverified")
 	}
 	assert.Equal(t, probe, c.StartupProbe.Exec.Command)
+	assert.GreaterOrEqual(t, time.Duration(c.StartupProbe.FailureThreshold*c.StartupProbe.PeriodSeconds)*time.Second, d.settings.Readiness.SourceWait+30*time.Second,
+		"a start is not ended while it waits for sources")
 	assert.Equal(t, &core.HTTPGetAction{Path: "/readyz", Port: intstr.FromString("http-admin")}, c.ReadinessProbe.HTTPGet)
 	assert.Equal(t, &core.HTTPGetAction{Path: "/healthz", Port: intstr.FromString("http-admin")}, c.LivenessProbe.HTTPGet)
 }
@@ -248,6 +250,12 @@ func (d deployment) mounts(t *testing.T) {
 		if ca := d.settings.TLS.ClientCA; ca != "" {
 			assert.True(t, readOnly[path.Dir(ca)], "tls.client_ca")
 		}
+	}
+	for name, source := range d.settings.Policies {
+		assert.True(t, readOnly[source.Directory], "policies.%s.directory", name)
+	}
+	for name, users := range d.settings.Htpasswd {
+		assert.True(t, readOnly[path.Dir(users.File)], "htpasswd.%s.file", name)
 	}
 	written := slices.DeleteFunc(slices.Collect(maps.Keys(readOnly)), func(path string) bool { return readOnly[path] })
 	assert.Equal(t, []string{"/var/lib/tollgate"}, written)
@@ -382,8 +390,8 @@ func (d deployment) letsIn(t *testing.T) {
 func TestOverlayOfGuide(t *testing.T) {
 	shown := regexp.MustCompile("(?s)kustomization.yaml <<END\n(.*?)END\n").FindStringSubmatch(read(t, "docs/kubernetes.md"))
 	require.NotNil(t, shown)
-	for _, folder := range []string{"base", "overlays/statefulset-spool"} {
-		d := deployed(t, kustomizedIn(t, overlay(t, strings.Replace(shown[1], "path/to/operatorconfig/kubernetes/base", "%s/"+folder, 1))))
+	for _, folder := range []string{"overlays/tls", "base", "overlays/statefulset-spool"} {
+		d := deployed(t, kustomizedIn(t, overlay(t, strings.Replace(shown[1], "path/to/operatorconfig/kubernetes/overlays/tls", "%s/"+folder, 1))))
 		assert.Equal(t, "registry.example.com/tollgate:1.2.3", d.template.Spec.Containers[0].Image)
 		d.isSelected(t)
 		for _, claim := range d.claims {

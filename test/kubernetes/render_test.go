@@ -127,8 +127,14 @@ func variants(t *testing.T) []variant {
 	}
 	all = append(all, variant{name: "statefulset-spool with every component", render: func(t *testing.T) []object {
 		return kustomizedIn(t, overlay(t, "resources: [%s/overlays/statefulset-spool]\ncomponents: [%[1]s/components/tls, %[1]s/components/servicemonitor]\n"))
+	}}, variant{name: "files of the guide", render: func(t *testing.T) []object {
+		directory := overlay(t, strings.Replace(ofGuide(t, "kustomization.yaml"), "path/to/operatorconfig/kubernetes", "%s", 1))
+		settings := read(t, "operatorconfig/kubernetes/components/tls/settings.yaml") + ofGuide(t, "settings.yaml, in part")
+		require.NoError(t, os.WriteFile(directory+"/settings.yaml", []byte(settings), 0o600))
+		return kustomizedIn(t, directory)
 	}})
 	for name, values := range map[string]string{
+		"chart, files of the guide":   ofGuide(t, "values.yaml, in part"),
 		"chart":                       "",
 		"chart, persistent":           persistent,
 		"chart, persistent openshift": openshift,
@@ -140,6 +146,15 @@ func variants(t *testing.T) []variant {
 		all = append(all, variant{name: name, render: func(t *testing.T) []object { return charted(t, values) }})
 	}
 	return all
+}
+
+// ofGuide returns a block of docs/kubernetes.md by the comment that it begins with.
+func ofGuide(t *testing.T, title string) string {
+	t.Helper()
+	_, block, found := strings.Cut(read(t, "docs/kubernetes.md"), "```yaml\n# "+title+"\n")
+	require.True(t, found, title)
+	block, _, _ = strings.Cut(block, "```")
+	return block
 }
 
 // Values of the chart.
@@ -155,6 +170,7 @@ imagePullSecrets: [{name: registry}]
 settings:
   reports: {flush: 1m30s}
   shutdown: {drain: 1m5.5s, timeout: 20s}
+  readiness: {source_wait: 2m}
 secretName: partner-keys
 extraVolumes: [{name: kafka, secret: {secretName: kafka}}]
 extraVolumeMounts: [{name: kafka, mountPath: /etc/tollgate/kafka, readOnly: true}]

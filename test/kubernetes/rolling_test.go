@@ -37,6 +37,7 @@ const drain = 35 * time.Second
 // the end of a replica is what makes callers look; and connections that are lost all the time, where callers look every 30 seconds and not when a
 // replica ends.
 func TestRollingRestart(t *testing.T) {
+	t.Parallel()
 	for name, age := range map[string]string{"connections as in the base": "30m", "connections of five seconds": "5s"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

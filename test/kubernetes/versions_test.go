@@ -71,6 +71,7 @@ func olderAdapter(t *testing.T) string {
 // TestTwoVersions has replicas of two versions decide side by side while the adapter resource and the handlers are of one or the other, in every
 // combination that an upgrade or a way back passes through, and in those that it must not.
 func TestTwoVersions(t *testing.T) {
+	t.Parallel()
 	newer := meshtest.Tollgate(t, mesh.TollgateOptions{})
 	older := meshtest.Tollgate(t, mesh.TollgateOptions{Path: olderTollgate(t)})
 	refused, allowedOnce := answer{codes.Unavailable, 0, 0}, answer{codes.OK, -time.Second, 1}

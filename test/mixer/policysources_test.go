@@ -337,7 +337,7 @@ func testPolicyExamples(t *testing.T, s *suite) {
 		server := newBundleServer(t)
 		content := map[string]string{".manifest": `{"revision": "v1", "rego_version": 1}`, "data.yaml": files["staff.yaml"], "shop.rego": files["shop.rego"], "shop_test.rego": files["shop_test.rego"]}
 		server.offer(buildBundle(t, content, &key))
-		settings := strings.NewReplacer("/etc/tollgate", directory, "https://bundles.example.com", server.URL).
+		settings := strings.NewReplacer("/etc/tollgate", directory, "/var/lib/tollgate", directory, "https://bundles.example.com", server.URL).
 			Replace(readFile(t, root, "operatorconfig/examples/policy-bundle.settings.yaml"))
 		run(t, "policy-bundle", settings)
 		expect(t, "/invoices")

@@ -144,11 +144,11 @@ func (m *Mixer) Start(ctx context.Context) error {
 }
 
 func (m *Mixer) choosePorts() error {
-	api, err := freePort()
+	api, err := FreePort()
 	if err != nil {
 		return err
 	}
-	monitoring, err := freePort()
+	monitoring, err := FreePort()
 	if err != nil {
 		return err
 	}
@@ -160,7 +160,7 @@ func (m *Mixer) start(ctx context.Context, binary string) error {
 	m.changing()
 	// A connection from before a restart may not have noticed yet.
 	m.closeConn()
-	ctrlz, err := freePort()
+	ctrlz, err := FreePort()
 	if err != nil {
 		return err
 	}

@@ -19,8 +19,8 @@ var ports struct {
 	given map[int]bool
 }
 
-// freePort returns a TCP port that is free on all addresses and was not handed out before by this process.
-func freePort() (int, error) {
+// FreePort returns a TCP port that is free on all addresses and was not handed out before by this process.
+func FreePort() (int, error) {
 	ports.Lock()
 	defer ports.Unlock()
 	if ports.given == nil {

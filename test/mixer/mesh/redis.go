@@ -39,7 +39,7 @@ func StartRedis(ctx context.Context, dir string) (*Redis, error) {
 			return nil, ErrNoRedis
 		}
 	}
-	port, err := freePort()
+	port, err := FreePort()
 	if err != nil {
 		return nil, err
 	}

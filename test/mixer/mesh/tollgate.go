@@ -82,13 +82,13 @@ func StartTollgate(ctx context.Context, opts TollgateOptions) (*Tollgate, error)
 func (t *Tollgate) prepare() error {
 	t.Addr = t.opts.Addr
 	if t.Addr == "" {
-		listen, err := freePort()
+		listen, err := FreePort()
 		if err != nil {
 			return err
 		}
 		t.Addr = loopback(listen)
 	}
-	admin, err := freePort()
+	admin, err := FreePort()
 	if err != nil {
 		return err
 	}

@@ -39,3 +39,9 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- $flush := include "tollgate.seconds" ($reports.flush | default "5s") -}}
 {{- add $drain $timeout $flush 5 }}
 {{- end }}
+
+{{/* How long a start may take: as long as sources are waited for, and half a minute. */}}
+{{- define "tollgate.startSeconds" -}}
+{{- $readiness := get .Values.settings "readiness" | default dict -}}
+{{- add (include "tollgate.seconds" (get $readiness "source_wait" | default "30s")) 30 }}
+{{- end }}
