@@ -57,6 +57,16 @@ type Document[T any] struct {
 	mu sync.Mutex // guards what is below
 	// ended is closed at the end of the attempt that is under way, or else of the next.
 	ended chan struct{}
+
+	// told is of the last failure that the log has; held is how many like it came since. Read alone uses them.
+	told told
+	held int
+}
+
+// told is a failure that the log has.
+type told struct {
+	text string
+	at   time.Time
 }
 
 // state is what is known of a document. It is immutable.
@@ -129,8 +139,12 @@ const (
 	recheck = 30 * time.Second
 	// settle lets a burst of events end before a file is read.
 	settle = 50 * time.Millisecond
+	// rest is the shortest time between two attempts that events ask for: in some directories something changes all the time.
+	rest = time.Second
 	// retry is the shortest pause after a first failure. It doubles with each, up to Refresh.
 	retry = time.Second
+	// tellAgain is how long a failure that the log has is not logged again, while attempts fail for the same reason.
+	tellAgain = time.Minute
 )
 
 // Run reads the document whenever that is due, until ctx is done. Only one Run or Read of a document may go on at a time.
@@ -157,7 +171,7 @@ func (d *Document[T]) follow(ctx context.Context, changed <-chan struct{}) {
 			return
 		case <-changed:
 			// A burst of events, such as a ConfigMap's swap, is to end first; one without an end is not waited for.
-			due = earlier(due, time.Now().Add(settle))
+			due = earlier(due, later(time.Now().Add(settle), last.Add(rest)))
 		case <-d.wanted:
 			due = earlier(due, last.Add(d.source.MinRefresh))
 		case <-timer.C:
@@ -175,6 +189,13 @@ func (d *Document[T]) follow(ctx context.Context, changed <-chan struct{}) {
 
 func earlier(a, b time.Time) time.Time {
 	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
 		return b
 	}
 	return a
@@ -207,15 +228,30 @@ func (d *Document[T]) Read(ctx context.Context) bool {
 		now = *before
 		now.err = err
 		d.state.Store(&now)
-		d.logger.Warn("a document could not be read; the last good one counts on for as long as max_stale says", "error", err)
+		d.tell(err)
 		return false
 	}
 	d.read.Add(1)
+	d.told, d.held = told{}, 0
 	d.state.Store(&now)
 	if now.digest != before.digest {
 		d.logger.Info("a document was loaded", "sha256", hex.EncodeToString(now.digest[:6]))
 	}
 	return true
+}
+
+// tell logs why an attempt failed, and now and then that others fail for the same reason.
+func (d *Document[T]) tell(err error) {
+	now := told{err.Error(), time.Now()}
+	switch {
+	case now.text != d.told.text:
+		d.held = 0
+	case now.at.Sub(d.told.at) < tellAgain:
+		d.held++
+		return
+	}
+	d.logger.Warn("a document could not be read; the last good one counts on for as long as max_stale says", "error", err, "like_this_since_last_line", d.held)
+	d.told, d.held = now, 0
 }
 
 // end lets those go on who wait for the attempt.

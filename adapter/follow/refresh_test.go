@@ -1,10 +1,12 @@
 package follow
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -200,13 +202,12 @@ func TestHanging(t *testing.T) {
 	})
 }
 
-// A directory in which something changes all the time does not keep a file from being read.
-func TestEventsWithoutAnEnd(t *testing.T) {
-	t.Parallel()
+// fromEvents follows a file in a bubble, whose directory changes when the test says so.
+func fromEvents(t *testing.T, s *served, logger *slog.Logger, test func(t *testing.T, d *Document[int], events chan<- struct{})) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		s := &served{answer: 1}
 		d := New(Source{File: "unused", Refresh: time.Hour, MaxStale: 2 * time.Hour, Timeout: time.Second},
-			func(document []byte) (int, error) { return strconv.Atoi(string(document)) }, slog.New(slog.DiscardHandler))
+			func(document []byte) (int, error) { return strconv.Atoi(string(document)) }, logger)
 		d.fetch = s.fetch
 		events := make(chan struct{})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -216,13 +217,53 @@ func TestEventsWithoutAnEnd(t *testing.T) {
 			d.follow(ctx, events)
 		}()
 		synctest.Wait()
+		test(t, d, events)
+		cancel()
+		<-done
+	})
+}
+
+// A directory in which something changes all the time does not keep a file from being read.
+func TestEventsWithoutAnEnd(t *testing.T) {
+	t.Parallel()
+	s := &served{answer: 1}
+	fromEvents(t, s, slog.New(slog.DiscardHandler), func(t *testing.T, d *Document[int], events chan<- struct{}) {
+		pass(rest)
 		s.set(2, nil)
 		for range 10 {
 			events <- struct{}{}
 			pass(settle / 2)
 		}
 		requireCurrent(t, d, 2)
-		cancel()
-		<-done
+		assert.Equal(t, 2, s.times())
+	})
+}
+
+// Nor does it keep a processor, or the log, with a file that is missing or bad.
+func TestEventsWithoutAnEndOfABadFile(t *testing.T) {
+	t.Parallel()
+	var written bytes.Buffer
+	s := &served{err: errDown}
+	fromEvents(t, s, slog.New(slog.NewTextHandler(&written, nil)), func(t *testing.T, d *Document[int], events chan<- struct{}) {
+		for range 10 * 60 * 20 { // ten minutes
+			events <- struct{}{}
+			pass(settle)
+		}
+		assert.InDelta(t, 10*60, s.times(), 2)
+		assert.Equal(t, 10, strings.Count(written.String(), "it is down"), "%s", &written)
+		assert.Contains(t, written.String(), "like_this_since_last_line=59")
+
+		s.set(0, errors.New("it is away"))
+		events <- struct{}{}
+		pass(rest)
+		assert.Equal(t, 1, strings.Count(written.String(), "it is away"), "another reason is told at once")
+		s.set(1, nil)
+		events <- struct{}{}
+		pass(rest)
+		requireCurrent(t, d, 1)
+		s.set(0, errors.New("it is away"))
+		events <- struct{}{}
+		pass(rest)
+		assert.Equal(t, 2, strings.Count(written.String(), "it is away"), "and so is one that is back")
 	})
 }

@@ -136,9 +136,10 @@ func (d *Door) admitReport(ctx context.Context, t reportTemplate, receive func()
 		}
 		return d.report(ctx, t, text)
 	}
+	start := time.Now()
 	place := d.admission.enter(ctx)
 	if place == nil {
-		return nil, d.refuseReport(ctx, t)
+		return nil, d.refuseReport(ctx, start, t)
 	}
 	slow := time.AfterFunc(maxReceiving, place.leave)
 	text, err := receive()
@@ -151,7 +152,7 @@ func (d *Door) admitReport(ctx context.Context, t reportTemplate, receive func()
 		return nil, err
 	case !inTime:
 		if place = d.admission.enter(ctx); place == nil {
-			return nil, d.refuseReport(ctx, t)
+			return nil, d.refuseReport(ctx, start, t)
 		}
 	}
 	defer place.leave()
@@ -166,11 +167,15 @@ func (d *Door) admitReport(ctx context.Context, t reportTemplate, receive func()
 
 // refuseReport is the answer to a call whose turn did not come. Nobody looked into it, so it is not known of which handler it is, nor how
 // many instances it has.
-func (d *Door) refuseReport(ctx context.Context, t reportTemplate) error {
+func (d *Door) refuseReport(ctx context.Context, start time.Time, t reportTemplate) error {
 	refusal := report.Refuse("overload", fmt.Errorf("its turn did not come within %s; raise limits.reports or add replicas", d.admission.limits.Wait))
 	if ctx.Err() != nil {
 		refusal = report.Refuse("", ctx.Err())
 	}
-	d.observer.Reported(report.Reported{Handler: "unknown", Kind: t.kind, Refused: refusal})
+	outcome := report.Reported{Handler: "unknown", Kind: t.kind, Refused: refusal}
+	d.observer.Reported(outcome)
+	if d.tracer != nil {
+		d.tracer.Reported(ctx, start, t.service, t.method, outcome)
+	}
 	return status.Error(codes.ResourceExhausted, "the report could not be accepted: "+refusal.Class)
 }

@@ -99,8 +99,9 @@ func TestAdmissionLeavesRoomForChecks(t *testing.T) {
 
 // What is refused is not received, and counted.
 func TestReportsPastTheirBoundAreRefused(t *testing.T) {
-	a, seen := &acceptor{}, &ledger{}
+	a, seen, traced := &acceptor{}, &ledger{}, &spans{}
 	door := reportDoor(t, a, seen)
+	door.tracer = traced
 	door.BoundReports(ReportLimits{Calls: 1, Bytes: 1 << 20}, never)
 	template := reportTemplates[0]
 	text := logEntries(&configpb.Params{Name: "shop"}, nil)
@@ -130,6 +131,18 @@ func TestReportsPastTheirBoundAreRefused(t *testing.T) {
 	assert.Equal(t, "canceled", seen.reported[2].Refused.Class)
 	_, err = door.admitReport(t.Context(), template, func() (string, error) { return text, nil })
 	require.NoError(t, err)
+	assert.Equal(t, seen.reported, traced.reported, "whoever follows a trace finds the refusal")
+}
+
+// spans is a tracer of reports.
+type spans struct {
+	Tracer
+
+	reported []report.Reported
+}
+
+func (s *spans) Reported(_ context.Context, _ time.Time, _, _ string, reported report.Reported) {
+	s.reported = append(s.reported, reported)
 }
 
 // A caller who takes his time to send has no place meanwhile, and needs one when he is done.

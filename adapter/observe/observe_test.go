@@ -517,7 +517,7 @@ func TestQuotasAreCounted(t *testing.T) {
 	o.Decided(shop, "i", policy.Decision{Code: config.Unavailable, Asked: 7, Failure: policy.Fail(config.Timeout, "")}, 0)
 	o.Decided(nil, "i", policy.Decision{Asked: 7, Granted: 7, Failure: policy.Fail(config.Timeout, "")}, 0)
 	o.Decided(shop, "i", policy.Decision{}, 0)
-	assert.Equal(t, map[string]int{"handler=shop,result=granted": 10, "handler=shop,result=refused": 18, "handler=unknown,result=failed_open": 7},
+	assert.Equal(t, map[string]int{"handler=shop,result=granted": 10, "handler=shop,result=refused": 11, "handler=shop,result=failed_closed": 7, "handler=unknown,result=failed_open": 7},
 		samples(t, o, "tollgate_quota_amount_total"))
 	assert.Equal(t, map[string]int{"": 5}, samples(t, o, "tollgate_quota_counts"))
 	assert.Equal(t, map[string]int{

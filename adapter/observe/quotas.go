@@ -9,21 +9,21 @@ import (
 func newAmounts() *prometheus.CounterVec {
 	return prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tollgate_quota_amount_total",
-		Help: "Amounts that were asked of quotas by handler and result (granted, refused; failed_open where they were granted for a failure).",
+		Help: "Amounts that were asked of quotas by handler and result (granted, refused; failed_open, failed_closed where they were granted or refused for a failure).",
 	}, []string{"handler", "result"})
 }
 
 // countAmount counts what a quota call asked for, by what became of it.
 func (o *Observer) countAmount(handler string, d policy.Decision) {
-	granted := "granted"
+	granted, refused := "granted", "refused"
 	if d.Failure != nil {
-		granted = "failed_open"
+		granted, refused = "failed_open", "failed_closed"
 	}
 	if d.Granted > 0 {
 		o.amounts.WithLabelValues(handler, granted).Add(float64(d.Granted))
 	}
-	if refused := d.Asked - d.Granted; refused > 0 {
-		o.amounts.WithLabelValues(handler, "refused").Add(float64(refused))
+	if rest := d.Asked - d.Granted; rest > 0 {
+		o.amounts.WithLabelValues(handler, refused).Add(float64(rest))
 	}
 }
 

@@ -73,7 +73,8 @@ func Open(o Options) (*Store, error) {
 			}
 			return o.Username, password, nil
 		},
-		// A call that failed may have been counted: to make it again would count it twice.
+		// A call that failed may have been counted: to make it again would count it twice. In a cluster the library does all the same, where a
+		// connection broke: there it bounds repeats together with redirects, which are needed.
 		MaxRetries: -1, DialerRetries: 1,
 		ContextTimeoutEnabled: true, DialTimeout: o.Timeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout, PoolTimeout: o.Timeout,
 		PoolSize: o.Connections, MaxActiveConns: o.Connections, PipelinePoolSize: -1,

@@ -219,7 +219,10 @@ func TestTimePasses(t *testing.T) {
 	taken := take(t, store, request)
 	assert.EqualValues(t, 0, taken.Amount)
 	assert.Equal(t, time.Hour, taken.Rest)
-	age("start", 24*time.Hour)
+	age("start", 59*time.Minute)
+	assert.EqualValues(t, 0, take(t, store, request).Amount)
+	age("start", time.Minute)
+	assert.EqualValues(t, 10, take(t, store, request).Amount, "it ends an hour after the clock was set back, however often nothing was taken")
 
 	s.do(t, "FLUSHALL")
 	request.Limit = tokenBucket(10, 6, time.Hour)

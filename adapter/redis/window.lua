@@ -19,7 +19,8 @@ end
 
 local count = redis.call('HMGET', KEYS[1], 'start', 'used')
 local start, used = tonumber(count[1] or now), tonumber(count[2] or 0)
-if now < start then
+local setBack = now < start
+if setBack then
   start = now -- The clock was set back. The window starts anew, and nothing of it is given back.
 elseif now - start >= window then
   start, used = now, 0
@@ -28,11 +29,11 @@ if amount > limit - used then
   amount = ARGV[2] == '1' and math.max(limit - used, 0) or 0
 end
 local rest = start + window - now
-if amount > 0 then
+if amount > 0 or setBack then -- Else it would start anew with each call that takes nothing, until the clock is where it was.
   redis.call('HSET', KEYS[1], 'start', start, 'used', used + amount)
   redis.call('PEXPIRE', KEYS[1], math.ceil(rest / 1000) + 1)
-  if remember > 0 then
-    redis.call('SET', KEYS[2], string.format('%.0f %.0f', amount, start + window), 'PX', remember)
-  end
+end
+if amount > 0 and remember > 0 then
+  redis.call('SET', KEYS[2], string.format('%.0f %.0f', amount, start + window), 'PX', remember)
 end
 return {amount, rest}

@@ -28,6 +28,8 @@ type issuerKeys struct {
 
 	mu    sync.Mutex // guards what is below
 	asked time.Time
+	// answered is closed when the attempt that was asked for has ended.
+	answered <-chan struct{}
 }
 
 // newIssuerKeys reads the keys of a file. Those of a URL are not there until run.
@@ -75,23 +77,19 @@ func (k *issuerKeys) current() *jwt.Keys {
 	return keys
 }
 
-// renew is for a token whose key is not known. It asks for newer keys, unless it did so just now, and waits a little for them.
+// renew is for a token whose key is not known. It asks for newer keys, unless somebody did so just now, and waits a little for them.
 func (k *issuerKeys) renew(ctx context.Context) {
 	k.mu.Lock()
-	due := time.Since(k.asked) >= renewEvery
-	if due {
-		k.asked = time.Now()
+	if k.answered == nil || time.Since(k.asked) >= renewEvery {
+		k.asked, k.answered = time.Now(), k.document.Next()
+		k.document.Want()
 	}
+	answered := k.answered
 	k.mu.Unlock()
-	if !due {
-		return
-	}
-	next := k.document.Next()
-	k.document.Want()
 	enough := time.NewTimer(renewWait)
 	defer enough.Stop()
 	select {
-	case <-next:
+	case <-answered:
 	case <-enough.C:
 	case <-ctx.Done():
 	}

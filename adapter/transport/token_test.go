@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/lestrrat-go/jwx/v3/jwa"
@@ -290,6 +291,36 @@ func TestKeysFromAURL(t *testing.T) {
 	assert.Equal(t, "callers.idp.jwt.keys_url", files[0].Setting)
 	assert.Positive(t, files[0].Failures)
 	assert.Contains(t, r.log.String(), "503")
+}
+
+// All who come with a key that is not known wait for the attempt that the first of them asked for.
+func TestManyWaitForNewKeys(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "jwks")
+	put(t, file, jwks(t, newSigner(t, "a", jwa.ES256())))
+	synctest.Test(t, func(t *testing.T) {
+		k, err := newIssuerKeys(t.Context(), "jwt", &settings.JWT{KeysFile: file}, slog.New(slog.DiscardHandler))
+		require.NoError(t, err)
+		var waited atomic.Int64
+		for range 3 {
+			go func() {
+				k.renew(t.Context())
+				waited.Add(1)
+			}()
+			synctest.Wait()
+		}
+		assert.Zero(t, waited.Load())
+		require.True(t, k.document.Read(t.Context()))
+		synctest.Wait()
+		assert.EqualValues(t, 3, waited.Load())
+
+		begin := time.Now()
+		k.renew(t.Context())
+		assert.Equal(t, begin, time.Now(), "it was asked just now, and what came of it is known")
+		time.Sleep(renewEvery)
+		k.renew(t.Context())
+		assert.Equal(t, begin.Add(renewEvery+renewWait), time.Now(), "nobody answers")
+	})
 }
 
 func TestKeysThatNeverCame(t *testing.T) {

@@ -47,7 +47,8 @@ func (m *Memory) Take(_ context.Context, request Take) (Taken, error) {
 	defer m.mu.Unlock()
 	now := m.clock()
 	m.forget(now)
-	if r, ok := m.repeats.known[request.Repeat]; ok && request.Repeat != (Key{}) {
+	// One that is over may still be there: no call forgets many.
+	if r, ok := m.repeats.known[request.Repeat]; ok && r.until > now && request.Repeat != (Key{}) {
 		return Taken{Amount: r.amount, Rest: max(r.ends-now, 0)}, nil
 	}
 	c := m.counts[request.Key]

@@ -139,6 +139,32 @@ func TestRepeatsTakeNothing(t *testing.T) {
 	}
 }
 
+// Very many grants end together, and a call forgets but a few: what it has not come to is over all the same.
+func TestOldGrantsAreNotRepeated(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newTaker(t, 1000, 24*time.Hour, 0)
+		call := func(id int) int64 {
+			request := q.request(1, false)
+			request.Repeat = numbered(id)
+			return q.take(request).Amount
+		}
+		for i := range 1000 {
+			require.EqualValues(t, 1, call(i))
+		}
+		time.Sleep(Remembered)
+		assert.EqualValues(t, 0, call(999), "nothing is left, and the grant is of another time")
+
+		time.Sleep(24 * time.Hour)
+		for i := range 1000 {
+			require.EqualValues(t, 1, call(i), i)
+			require.EqualValues(t, 1, call(i), i)
+		}
+		assert.EqualValues(t, 0, call(1000), "each was counted once")
+		assert.LessOrEqual(t, len(q.store.repeats.order), 2*1000+2)
+	})
+}
+
 func TestRepeatsAreBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
