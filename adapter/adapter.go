@@ -134,7 +134,8 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 	remembered := rego.NewCache(s.Limits.DecisionCache.Bytes, s.Limits.DecisionCache.HandlerBytes)
 	observer.CountDecisionCache(remembered.Stats)
 	// Candidates have kinds and a gate of their own: what a kind keeps between requests must not be touched by what decides nothing.
-	compiler := func(gate *policy.Gate, tokens *jwt.Cache, passwords *basic.Verifier, remembered *rego.Cache) *policy.Compiler {
+	compiler := func(gate *policy.Gate, tokens *jwt.Cache, passwords *basic.Verifier, regos rego.Kind) *policy.Compiler {
+		regos.Sources, regos.Environment = sources, environment
 		return &policy.Compiler{
 			Kinds: []policy.Kind{
 				header.Kind{Secrets: secrets{store}},
@@ -143,19 +144,20 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 				apikey.Kind{Secrets: secrets{store}},
 				list.Kind{Sources: named},
 				basic.Kind{Files: users, Verifier: passwords},
-				rego.Kind{Sources: sources, Environment: environment, Cache: remembered},
+				regos,
 			},
 			Timeout: s.EvaluationTimeout,
 			Gate:    gate,
 		}
 	}
 	shadows := policy.NewShadows(
-		compiler(policy.NewGate(s.Limits.ShadowChecks, 0), jwt.NewCache(shadowTokenEntries, shadowTokenBytes), basic.NewVerifier(s.Limits.ShadowChecks), nil),
+		compiler(policy.NewGate(s.Limits.ShadowChecks, 0), jwt.NewCache(shadowTokenEntries, shadowTokenBytes), basic.NewVerifier(s.Limits.ShadowChecks),
+			rego.Kind{Candidates: true}),
 		s.Limits.Handlers.RetryAfter, shadowObserver{observer, decisions})
 	counts := quota.NewMemory(s.Limits.QuotaCounts)
 	observer.CountQuotas(counts.Counts)
 	door := mixer.NewDoor(mixer.Engines{
-		Compiler: compiler(gate, jwt.NewCache(tokenCacheEntries, tokenCacheBytes), basic.NewVerifier(s.Limits.ConcurrentChecks), remembered),
+		Compiler: compiler(gate, jwt.NewCache(tokenCacheEntries, tokenCacheBytes), basic.NewVerifier(s.Limits.ConcurrentChecks), rego.Kind{Cache: remembered}),
 		Shadows:  shadows,
 		Quotas: &policy.Compiler{
 			Kinds:   []policy.Kind{quota.Kind{Memory: counts, Stores: shared.stores()}},

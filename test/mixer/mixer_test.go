@@ -95,7 +95,7 @@ type suite struct {
 	mixer *mesh.Mixer
 	// tollgate serves most scenarios.
 	tollgate *mesh.Tollgate
-	// fragile is killed, tight takes on one check at a time, impatient waits for no policy, and faulty was built with
+	// fragile is killed, tight takes on one check at a time and remembers none, impatient waits for no policy, and faulty was built with
 	// fault injection.
 	fragile, tight, impatient, faulty *mesh.Tollgate
 	// secretFile holds the secret called token, which is planted-secret.
@@ -125,7 +125,7 @@ func newSuite(t *testing.T, version, faulty string) *suite {
 		"evaluation_timeout: 5s\nsecrets: {files: {token: %q}}\nlists: {blocked: {type: ip_addresses, file: %q}, away: {file: %q}}\n%s",
 		s.secretFile, s.listFile, filepath.Join(t.TempDir(), "away"), s.idp.settings())})
 	s.fragile = meshtest.Tollgate(t, mesh.TollgateOptions{Args: debug})
-	s.tight = meshtest.Tollgate(t, mesh.TollgateOptions{Args: debug, Settings: "limits: {concurrent_checks: 1, queue_wait: 1ms}"})
+	s.tight = meshtest.Tollgate(t, mesh.TollgateOptions{Args: debug, Settings: "limits: {concurrent_checks: 1, queue_wait: 1ms, decision_cache: {bytes: 0}}"})
 	s.impatient = meshtest.Tollgate(t, mesh.TollgateOptions{Args: debug, Settings: "evaluation_timeout: 300ms"})
 	s.faulty = meshtest.Tollgate(t, mesh.TollgateOptions{Args: debug, Path: faulty})
 

@@ -20,6 +20,8 @@ type Kind struct {
 	Environment *Environment
 	// Cache bounds what policies remember; nil for nothing.
 	Cache *Cache
+	// Candidates is whether it compiles what decides nothing, and so must not share what follows a source with what decides.
+	Candidates bool
 }
 
 // Sources has named policy sources.

@@ -61,7 +61,7 @@ type Source struct {
 
 	mu       sync.Mutex // guards everything below, and changes of rules
 	current  *Generation
-	rules    map[string]weak.Pointer[rule]
+	rules    map[ruleKey]weak.Pointer[rule]
 	lastErr  error
 	accepted uint64
 	rejected uint64
@@ -69,7 +69,14 @@ type Source struct {
 
 // NewSource makes a source without content. MaxStale is how long the last content counts after the source was last heard of; 0 for ever.
 func NewSource(name string, environment *Environment, maxStale time.Duration) *Source {
-	return &Source{name: name, environment: environment, maxStale: maxStale, rules: map[string]weak.Pointer[rule]{}}
+	return &Source{name: name, environment: environment, maxStale: maxStale, rules: map[ruleKey]weak.Pointer[rule]{}}
+}
+
+// ruleKey names a rule of a source. Candidates have rules of their own: one that stays at an earlier generation for a candidate is not there
+// for a handler that comes later.
+type ruleKey struct {
+	decision  string
+	candidate bool
 }
 
 // rule is a rule of a source that handlers decide by. The source forgets it with the last of them.
@@ -143,20 +150,33 @@ func has(data map[string]any, path []string) bool {
 	return len(data) > 0
 }
 
-// Activate makes a generation of this source the one that decides. It returns what keeps rules at an earlier one, by rule.
+// Activate makes a generation of this source the one that decides. It returns what keeps rules at an earlier one, by rule. Rules of
+// candidates follow when those that decide are through.
 func (s *Source) Activate(generation *Generation) map[string]config.Problems {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	behind := map[string]config.Problems{}
+	s.move(generation, false, behind)
+	s.current, s.lastErr = generation, nil
+	s.confirmed.Store(time.Now().UnixNano())
+	s.move(generation, true, behind)
+	return behind
+}
+
+// move takes the rules of candidates, or all others, to a generation.
+func (s *Source) move(generation *Generation, candidates bool, behind map[string]config.Problems) {
 	next := map[*rule]*ruleState{}
-	for decision, known := range s.rules {
+	for key, known := range s.rules {
+		if key.candidate != candidates {
+			continue
+		}
 		r := known.Value()
 		if r == nil { // no handler has it any more
 			continue
 		}
 		state := r.in(generation)
 		if len(state.problems) > 0 {
-			behind[decision] = state.problems
+			behind[key.decision] = state.problems
 			if before := r.state.Load(); before.program != nil {
 				state.program, state.revision, state.behind = before.program, before.revision, before.behind
 				if state.behind.IsZero() {
@@ -169,9 +189,6 @@ func (s *Source) Activate(generation *Generation) map[string]config.Problems {
 	for r, state := range next {
 		r.state.Store(state)
 	}
-	s.current, s.lastErr = generation, nil
-	s.confirmed.Store(time.Now().UnixNano())
-	return behind
 }
 
 // in prepares the rule in a generation.
@@ -242,10 +259,11 @@ func (s *Source) Stats() Stats {
 }
 
 // rule returns a rule that follows the source, or why the current generation cannot decide by it.
-func (s *Source) rule(decision ast.Ref) (*rule, config.Problems) {
+func (s *Source) rule(decision ast.Ref, candidate bool) (*rule, config.Problems) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if r := s.rules[decision.String()].Value(); r != nil {
+	key := ruleKey{decision.String(), candidate}
+	if r := s.rules[key].Value(); r != nil {
 		if state := r.state.Load(); state.program == nil && len(state.problems) > 0 {
 			return nil, state.problems
 		}
@@ -259,18 +277,17 @@ func (s *Source) rule(decision ast.Ref) (*rule, config.Problems) {
 		}
 	}
 	r.state.Store(state)
-	name := decision.String()
-	s.rules[name] = weak.Make(r)
-	runtime.AddCleanup(r, s.forget, name)
+	s.rules[key] = weak.Make(r)
+	runtime.AddCleanup(r, s.forget, key)
 	return r, nil
 }
 
-// forget forgets the rule of a name if no handler has it any more.
-func (s *Source) forget(name string) {
+// forget forgets a rule if no handler has it any more.
+func (s *Source) forget(key ruleKey) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.rules[name].Value() == nil {
-		delete(s.rules, name)
+	if s.rules[key].Value() == nil {
+		delete(s.rules, key)
 	}
 }
 
@@ -307,7 +324,7 @@ func (k Kind) compileSourced(handler *config.Handler, decision ast.Ref, problems
 	if len(problems) > 0 {
 		return nil, problems
 	}
-	rule, problems := source.rule(decision)
+	rule, problems := source.rule(decision, k.Candidates)
 	if len(problems) > 0 {
 		return nil, problems
 	}

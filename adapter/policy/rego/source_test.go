@@ -49,10 +49,15 @@ func activate(t *testing.T, source *rego.Source, c rego.Content) map[string]conf
 // from makes the check of a handler whose policy comes from a source.
 func from(t *testing.T, source *rego.Source, decision string) (policy.Check, config.Problems) {
 	t.Helper()
+	return fromKind(t, rego.Kind{Sources: sources{"shop": source}}, decision)
+}
+
+func fromKind(t *testing.T, kind rego.Kind, decision string) (policy.Check, config.Problems) {
+	t.Helper()
 	h := handler(config.RegoV0, decision)
 	h.Name = "checkout"
 	h.Rego.Source = "shop"
-	checks, problems := rego.Kind{Sources: sources{"shop": source}}.Compile(h)
+	checks, problems := kind.Compile(h)
 	if len(problems) > 0 {
 		assert.Empty(t, checks)
 		return nil, problems
@@ -274,6 +279,34 @@ func TestForgottenRules(t *testing.T) {
 	_ = check
 	require.Eventually(t, func() bool { runtime.GC(); return source.Stats().Rules == 0 }, 20*time.Second, time.Millisecond)
 	assert.Empty(t, activate(t, source, content("2", "package shop\npermit := true")))
+}
+
+// What a candidate keeps alive is not there for a handler: a rule that a policy was taken from decides for none that comes later.
+func TestRulesOfCandidates(t *testing.T) {
+	t.Parallel()
+	source := newSource(0)
+	activate(t, source, content("1", "package shop\nallow := true"))
+	candidate, problems := fromKind(t, rego.Kind{Sources: sources{"shop": source}, Candidates: true}, "data.shop.allow")
+	require.Empty(t, problems)
+	assert.Contains(t, activate(t, source, content("2", "package shop\npermit := true")), "data.shop.allow")
+
+	handlers, problems := from(t, source, "data.shop.allow")
+	assert.Nil(t, handlers)
+	assert.NotEmpty(t, problems, "as if there were no candidate")
+	verdict := candidate.Evaluate(t.Context(), &policy.Request{})
+	assert.Equal(t, policy.Passed, verdict.Result)
+	assert.Equal(t, "shop@1", verdict.Revision)
+
+	// Both follow.
+	assert.Empty(t, activate(t, source, content("3", "package shop\nallow := true")))
+	handlers, problems = from(t, source, "data.shop.allow")
+	require.Empty(t, problems)
+	activate(t, source, content("4", "package shop\nallow := false"))
+	for _, check := range []policy.Check{candidate, handlers} {
+		verdict := check.Evaluate(t.Context(), &policy.Request{})
+		assert.Equal(t, policy.Denied, verdict.Result)
+		assert.Equal(t, "shop@4", verdict.Revision)
+	}
 }
 
 // No decision comes of two generations: each gives all its rules one answer, and the answers never go back.
