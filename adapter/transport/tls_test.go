@@ -307,8 +307,8 @@ func TestBrokenFilesChangeNothing(t *testing.T) {
 		caller, err := ask(t.Context(), r.dial(t, credentials.NewTLS(config)))
 		require.NoError(t, err, c.name)
 		assert.Equal(t, mixer, caller)
-		put(t, p.path(c.file), before)
 		logged := strings.Count(r.log.String(), "was read anew")
+		put(t, p.path(c.file), before)
 		eventually(t, "good again", func() bool { return strings.Count(r.log.String(), "was read anew") > logged })
 		failures[c.setting] = counted(r, c.setting)
 	}

@@ -9,12 +9,14 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -87,14 +89,18 @@ func start(t *testing.T, directory, path string, arguments ...string) {
 	})
 }
 
+// freePort returns one below those that Linux gives to outgoing connections, so that no client takes it meanwhile.
 func freePort(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer listener.Close()
-	_, number, err := net.SplitHostPort(listener.Addr().String())
-	require.NoError(t, err)
-	return number
+	for range 100 {
+		number := strconv.Itoa(20_000 + mathrand.IntN(12_000))
+		if listener, err := net.Listen("tcp", "127.0.0.1:"+number); err == nil {
+			listener.Close()
+			return number
+		}
+	}
+	t.Fatal("no free port")
+	return ""
 }
 
 func awaitReady(t *testing.T, url string) {

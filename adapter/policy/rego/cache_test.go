@@ -187,7 +187,7 @@ func TestAProgramThatIsGoneIsForgotten(t *testing.T) {
 	require.Eventually(t, func() bool {
 		runtime.GC()
 		return cache.Stats().Bytes == 0
-	}, 10*time.Second, time.Millisecond)
+	}, 30*time.Second, time.Millisecond)
 }
 
 // Each of these pairs would be one to a careless key.
