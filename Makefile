@@ -68,6 +68,7 @@ test: generate-check proto-breaking test-unit lint lint-proof test-connections t
 test-unit: ## Test the module itself, with the race detector and a real Redis
 	hack/redis.sh
 	hack/test-race.sh ./...
+	CGO_ENABLED=0 go test -trimpath ./adapter/policy/rego # what takes too long with the detector, compiled as `build` compiles it
 	go -C tools/proto test ./...
 
 .PHONY: test-connections

@@ -297,7 +297,7 @@ func TestServiceFollowsSecrets(t *testing.T) {
 }
 
 func TestServiceUnderManyCallers(t *testing.T) {
-	s := start(t, nil)
+	s := start(t, func(s *settings.Settings) { s.Limits.Handlers.RetryAfter = time.Hour }) // each is compiled once, however long it takes
 	connections := []*grpc.ClientConn{s.connection, dial(t, s.Address())}
 	kinds := []struct {
 		call []byte

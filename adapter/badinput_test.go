@@ -48,7 +48,7 @@ func TestServiceAnswersFailingPoliciesInTime(t *testing.T) {
 		"recurses":              {"package mixerauthz\nallow { allow }", "configuration"},
 		"reaches for the net":   {"package mixerauthz\nallow { http.send({\"method\": \"get\", \"url\": \"http://127.0.0.1\"}).status_code == 200 }", "configuration"},
 		"is no text":            {"package mixerauthz\nallow { \x00 }", "configuration"},
-		"is nested deeply":      {"package mixerauthz\nallow { x := " + strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000) + "; x == input }", "undefined result"},
+		"is nested deeply":      {"package mixerauthz\nallow { x := " + strings.Repeat("[", 5_000) + strings.Repeat("]", 5_000) + "; x == input }", "undefined result"},
 		"is nested too deeply":  {"package mixerauthz\nallow { x := " + strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000) + "; x == input }", "configuration"},
 		"has a hundred modules": {"package other", "configuration"},
 	} {
@@ -78,6 +78,10 @@ func TestServiceAnswersFailingPoliciesInTime(t *testing.T) {
 				return config.Code(result.Status.Code), result.Status.Message
 			}
 			code, message := send(policy())
+			// On a busy machine a handler may take longer to compile than a caller waits. It goes on, and is there later.
+			for deadline := time.Now().Add(patience); strings.HasSuffix(message, "(policy not loaded)") && time.Now().Before(deadline); {
+				code, message = send(policy())
+			}
 			assert.Equal(t, config.Unavailable, code)
 			assert.Equal(t, "the request could not be checked ("+c.class+")", message)
 			code, _ = send(open(policy()))

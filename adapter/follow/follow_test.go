@@ -30,7 +30,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience is how long what ought to happen at once may take.
-const patience = 20 * time.Second
+const patience = 30 * time.Second
 
 // log is what a logger wrote.
 type log struct {

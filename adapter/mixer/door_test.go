@@ -176,7 +176,7 @@ func TestDoorTellsObserversNoSecret(t *testing.T) {
 	for _, call := range calls {
 		show(door.check(t.Context(), checkTemplates[0], string(call)).String())
 	}
-	require.Eventually(t, func() bool { return door.handlers.waiting.Load() == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return door.handlers.waiting.Load() == 0 }, 30*time.Second, time.Millisecond)
 	outcomes := map[string]int{}
 	for _, d := range seen.decisions {
 		outcome := d.Outcome()

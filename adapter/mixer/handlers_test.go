@@ -154,7 +154,7 @@ func TestHandlersCompileOnceForAHundredFirstCalls(t *testing.T) {
 			}
 		})
 	}
-	require.Eventually(t, func() bool { return kind.started.Load() > 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return kind.started.Load() > 0 }, 30*time.Second, time.Millisecond)
 	close(kind.let)
 	calls.Wait()
 	assert.EqualValues(t, 1, kind.started.Load())
@@ -162,7 +162,7 @@ func TestHandlersCompileOnceForAHundredFirstCalls(t *testing.T) {
 	_, _, d := h.decide(t.Context(), params, presenting("abd"))
 	assert.Equal(t, "deny", d.Outcome())
 	assert.EqualValues(t, 1, kind.started.Load())
-	require.Eventually(t, func() bool { return seen.compilations() == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return seen.compilations() == 1 }, 30*time.Second, time.Millisecond)
 }
 
 func TestHandlersAreBoundedByEntries(t *testing.T) {
@@ -178,7 +178,7 @@ func TestHandlersAreBoundedByEntries(t *testing.T) {
 		assert.LessOrEqual(t, h.lru.Len(), 3)
 	}
 	assert.Equal(t, []string{keyParams("h-9"), first, keyParams("h-10")}, h.lru.Keys())
-	require.Eventually(t, func() bool { return seen.compilations() == 11 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return seen.compilations() == 11 }, 30*time.Second, time.Millisecond)
 }
 
 func TestHandlersAreBoundedByBytes(t *testing.T) {
@@ -253,7 +253,7 @@ func TestHandlersRememberFailuresForAWhile(t *testing.T) {
 	}
 	compilations := func(want int) {
 		t.Helper()
-		require.Eventually(t, func() bool { return seen.compilations() >= want }, 10*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return seen.compilations() >= want }, 30*time.Second, time.Millisecond)
 		assert.Equal(t, want, seen.compilations())
 	}
 	assert.Equal(t, "failed_closed", outcome())
@@ -302,7 +302,7 @@ func TestHandlersRefuseWhenTooManyWait(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, _, d := h.decide(t.Context(), openForOverload(3), presenting("abc"))
 		return d.Outcome() == "allow"
-	}, 10*time.Second, time.Millisecond)
+	}, 30*time.Second, time.Millisecond)
 	assert.EqualValues(t, 4, kind.started.Load())
 }
 
@@ -317,7 +317,7 @@ func TestHandlersKeepAFailureThatCannotBeRetried(t *testing.T) {
 	opened := string(mixertest.Params(&configpb.Params{Name: "?", Failure: &configpb.Failure{Configuration: configpb.Failure_OPEN}}))
 	_, _, d := h.decide(t.Context(), opened, presenting("abc"))
 	require.Equal(t, "failed_open", d.Outcome())
-	require.Eventually(t, func() bool { return h.waiting.Load() == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return h.waiting.Load() == 0 }, 30*time.Second, time.Millisecond)
 
 	require.NotNil(t, h.get(keyParams("slow")))
 	now.Add(int64(limits.RetryAfter))
@@ -357,7 +357,7 @@ func TestHandlersAnswerBeforeACallersDeadline(t *testing.T) {
 			h := newHandlers(compilerOf(kind), testLimits(), &ledger{})
 			params := string(mixertest.Params(&configpb.Params{Name: "slow", AuthKey: pointer("abc"), Failure: &configpb.Failure{PolicyNotLoaded: c.mode}}))
 			e := h.get(params)
-			require.Eventually(t, func() bool { return kind.started.Load() == 1 }, 10*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return kind.started.Load() == 1 }, 30*time.Second, time.Millisecond)
 
 			var (
 				handler *config.Handler
@@ -385,7 +385,7 @@ func TestHandlersInTheQueueKnowTheirModes(t *testing.T) {
 			kind := newGatedKind()
 			h := newHandlers(compilerOf(kind), testLimits(), &ledger{})
 			h.get(keyParams("first"))
-			require.Eventually(t, func() bool { return kind.started.Load() == 1 }, 10*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return kind.started.Load() == 1 }, 30*time.Second, time.Millisecond)
 			queued := string(mixertest.Params(&configpb.Params{AuthKey: pointer("abc"), Failure: &configpb.Failure{PolicyNotLoaded: mode}}))
 			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 			defer cancel()
@@ -417,7 +417,7 @@ func TestHandlersSurviveACompilerThatPanics(t *testing.T) {
 				assert.Contains(t, d.Failure.Detail, "handlers_test.go", "the stack is the only clue")
 				assert.NotContains(t, d.Failure.Detail+d.Message, secret)
 				assert.Equal(t, mode == configpb.Failure_OPEN, d.Allowed())
-				require.Eventually(t, func() bool { return h.waiting.Load() == 0 && seen.compilations() == 1 }, 10*time.Second, time.Millisecond)
+				require.Eventually(t, func() bool { return h.waiting.Load() == 0 && seen.compilations() == 1 }, 30*time.Second, time.Millisecond)
 			})
 		}
 	}
@@ -429,7 +429,7 @@ func TestHandlersOutliveTheirObserver(t *testing.T) {
 		_, _, d := h.decide(t.Context(), keyParams(fmt.Sprintf("h-%d", i)), presenting("abc"))
 		assert.Equal(t, "allow", d.Outcome())
 	}
-	require.Eventually(t, func() bool { return h.waiting.Load() == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return h.waiting.Load() == 0 }, 30*time.Second, time.Millisecond)
 }
 
 // quiet is an Observer that looks away.

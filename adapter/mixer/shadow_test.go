@@ -63,7 +63,7 @@ func TestCandidatesReadNoReusedBuffers(t *testing.T) {
 	assert.Empty(t, seen.get())
 	close(late.answered)
 	assert.Equal(t, "abc", <-late.asked)
-	require.Eventually(t, func() bool { return len(seen.get()) == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(seen.get()) == 1 }, 30*time.Second, time.Millisecond)
 	c := seen.get()[0]
 	assert.Equal(t, "mixer", c.Caller)
 	assert.Equal(t, "known", c.Decided.ID)

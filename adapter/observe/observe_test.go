@@ -365,7 +365,7 @@ func TestAccountsAreMetrics(t *testing.T) {
 			o.CountReports(pipeline)
 			require.NoError(t, pipeline.Accept(t.Context(), &report.Call{Kind: record.KindNothing, Handler: "shop", Instances: []string{"", "", ""}}))
 			value := func(name, labels string) int { return samples(t, o, name)[labels] }
-			require.Eventually(t, func() bool { return value("tollgate_report_pending", "sink=main") == 0 }, 10*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return value("tollgate_report_pending", "sink=main") == 0 }, 30*time.Second, time.Millisecond)
 			assert.Equal(t, 3, value("tollgate_report_accepted_total", "sink=main"))
 			assert.Equal(t, c.delivered, value("tollgate_report_delivered_total", "sink=main"))
 			assert.Equal(t, c.dead, value("tollgate_report_dead_lettered_total", "sink=main"))

@@ -500,7 +500,7 @@ func TestConcurrentUse(t *testing.T) {
 	}
 	group.Wait()
 	assert.Zero(t, wrong.Load())
-	assert.Eventually(t, func() bool { return gate.Running() == 0 }, 10*time.Second, time.Millisecond)
+	assert.Eventually(t, func() bool { return gate.Running() == 0 }, 30*time.Second, time.Millisecond)
 }
 
 // What a check verified is seen by the checks after it, of whichever cost, and only where it passed; the first to tell is believed.

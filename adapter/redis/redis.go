@@ -6,12 +6,10 @@ package redis
 
 import (
 	"context"
-	"crypto/tls"
 	_ "embed"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -63,9 +61,7 @@ func Open(o Options) (*Store, error) {
 	redis.SetLogger(silent{})
 	options := &redis.UniversalOptions{
 		Addrs: o.Addresses, IsClusterMode: o.Cluster, DB: o.Database,
-		Dialer: func(ctx context.Context, network, address string) (net.Conn, error) {
-			return dial(ctx, o.TLS, network, address)
-		},
+		Dialer: o.TLS.Dial,
 		CredentialsProviderContext: func(context.Context) (string, string, error) {
 			password, err := o.Password.Read()
 			if err != nil {
@@ -89,25 +85,6 @@ func Open(o Options) (*Store, error) {
 
 // bufferSize holds a call or an answer with room to spare; a script goes out in several parts.
 const bufferSize = 1 << 10
-
-// dial connects to an address. The certificate must be made out to its host, unless the settings say otherwise.
-func dial(ctx context.Context, security client.TLS, network, address string) (net.Conn, error) {
-	if !security.Enabled {
-		return (&net.Dialer{}).DialContext(ctx, network, address)
-	}
-	if security.ServerName == "" {
-		host, _, err := net.SplitHostPort(address)
-		if err != nil {
-			return nil, err
-		}
-		security.ServerName = host
-	}
-	config, err := security.Config()
-	if err != nil {
-		return nil, err
-	}
-	return (&tls.Dialer{Config: config}).DialContext(ctx, network, address)
-}
 
 // Take takes from a count.
 func (s *Store) Take(ctx context.Context, request quota.Take) (quota.Taken, error) {

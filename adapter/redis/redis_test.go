@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -64,12 +65,19 @@ func program(t *testing.T) string {
 	return path
 }
 
+// freeAddress returns an address below the ports that Linux gives to outgoing connections, so that no client takes it while the server
+// is down. A cluster's node listens 10 000 ports above as well, where nobody is either.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer listener.Close()
-	return listener.Addr().String()
+	for range 100 {
+		address := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(10_000))
+		if listener, err := net.Listen("tcp", address); err == nil {
+			listener.Close()
+			return address
+		}
+	}
+	t.Fatal("no free port")
+	return ""
 }
 
 // serve starts a Redis. With TLS its arguments name its port.
@@ -248,7 +256,7 @@ func TestTimePasses(t *testing.T) {
 func TestEverythingExpires(t *testing.T) {
 	s := serve(t, nil)
 	store := s.open(t, nil)
-	for i, limit := range []config.QuotaLimit{fixedWindow(10, time.Minute), tokenBucket(10, 1, time.Second)} {
+	for i, limit := range []config.QuotaLimit{fixedWindow(10, time.Minute), tokenBucket(10, 1, time.Minute)} {
 		s.do(t, "FLUSHALL")
 		take(t, store, quota.Take{Key: numbered(i), Repeat: numbered(50), Amount: 2, Limit: limit})
 		keys, _ := s.do(t, "KEYS", "*").([]any)
@@ -256,7 +264,7 @@ func TestEverythingExpires(t *testing.T) {
 		for _, key := range keys {
 			name, _ := key.(string)
 			ttl, _ := s.do(t, "PTTL", name).(int64)
-			want := []time.Duration{time.Minute, 2 * time.Second}[i]
+			want := []time.Duration{time.Minute, 2 * time.Minute}[i]
 			if strings.Contains(name, "}:") {
 				want = quota.Remembered
 			}
@@ -326,7 +334,7 @@ func TestAway(t *testing.T) {
 	request := quota.Take{Amount: 1, Limit: fixedWindow(10, time.Hour)}
 	// Away from the start, and there later.
 	s.kill()
-	store := s.open(t, func(o *redis.Options) { o.Timeout = time.Second })
+	store := s.open(t, func(o *redis.Options) { o.Timeout = 3 * time.Second })
 	_, err := store.Take(t.Context(), request)
 	require.ErrorContains(t, err, "connection refused")
 	s.start(t)
@@ -452,8 +460,9 @@ func TestTLS(t *testing.T) {
 		"another name":            {client.TLS{Enabled: true, CA: caFile, Cert: ourCert, Key: ourKey, ServerName: "other.example.com"}, "not other.example.com"},
 		"another authority":       {client.TLS{Enabled: true, CA: otherCA, Cert: ourCert, Key: ourKey}, "certificate signed by unknown authority"},
 		"the system's":            {client.TLS{Enabled: true, Cert: ourCert, Key: ourKey}, "certificate signed by unknown authority"},
-		"no certificate of ours":  {client.TLS{Enabled: true, CA: caFile}, "certificate required"},
-		"no file":                 {client.TLS{Enabled: true, CA: caFile + ".not", Cert: ourCert, Key: ourKey}, "no such file"},
+		// Where the connection is reset first, that is all there is to read.
+		"no certificate of ours": {client.TLS{Enabled: true, CA: caFile}, "certificate required|connection reset|broken pipe"},
+		"no file":                {client.TLS{Enabled: true, CA: caFile + ".not", Cert: ourCert, Key: ourKey}, "no such file"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			store := s.open(t, func(o *redis.Options) { o.TLS = c.security })
@@ -463,7 +472,8 @@ func TestTLS(t *testing.T) {
 				assert.EqualValues(t, 1, taken.Amount)
 				return
 			}
-			assert.ErrorContains(t, err, c.problem)
+			require.Error(t, err)
+			assert.Regexp(t, c.problem, err.Error())
 		})
 	}
 	plain := s.open(t, nil)

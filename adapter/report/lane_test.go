@@ -254,7 +254,7 @@ func TestDeadLettersPendUntilKept(t *testing.T) {
 		letters.mu.Lock()
 		defer letters.mu.Unlock()
 		return letters.tries > 3
-	}, 10*time.Second, time.Millisecond)
+	}, 30*time.Second, time.Millisecond)
 	assert.EqualValues(t, 2, p.stats().Pending.Records)
 	p.end(t)
 

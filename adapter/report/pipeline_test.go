@@ -142,14 +142,14 @@ func TestAccountingUnderConcurrency(t *testing.T) {
 func TestShutdownFlushes(t *testing.T) {
 	bothQueues(t, func(t *testing.T, q spool.Queue) {
 		sink := &fakeSink{}
-		p := start(t, 10*time.Second, Lane{Sink: sink, Queue: q, Batching: gathering(1000)})
+		p := start(t, 2*time.Minute, Lane{Sink: sink, Queue: q, Batching: gathering(1000)})
 		for i := range 10 {
 			accept(t, p.Pipeline, texts(strconv.Itoa(i), 3)...)
 		}
 		assert.Empty(t, sink.taken())
 		began := time.Now()
 		p.end(t)
-		assert.Less(t, time.Since(began), 8*time.Second, "Run ends when nothing is pending")
+		assert.Less(t, time.Since(began), time.Minute, "Run ends when nothing is pending")
 		assert.Len(t, sink.taken(), 30)
 		assert.True(t, sink.closed)
 	})
@@ -202,7 +202,7 @@ func TestRestartDelivers(t *testing.T) {
 		accept(t, p.Pipeline, texts(strconv.Itoa(i), 3)...)
 		want = append(want, texts(strconv.Itoa(i), 3)...)
 	}
-	require.Eventually(t, func() bool { return first.tried() > 3 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return first.tried() > 3 }, 30*time.Second, time.Millisecond)
 	p.end(t)
 
 	second := &fakeSink{}
@@ -241,7 +241,7 @@ func TestPermanentAtTheEnd(t *testing.T) {
 	letters := &fakeLetters{}
 	p := start(t, 0, Lane{Sink: sink, Queue: memory(t), Batching: gathering(3), DeadLetters: letters})
 	accept(t, p.Pipeline, texts("a", 3)...)
-	require.Eventually(t, func() bool { return sink.tried() == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return sink.tried() == 1 }, 30*time.Second, time.Millisecond)
 	p.end(t)
 	s := p.stats()
 	assert.Equal(t, []string{"a/1"}, raws(letters.letters()))
@@ -272,11 +272,11 @@ func TestSinkThatNeverStops(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx, time.Millisecond) }()
-	require.Eventually(t, func() bool { return stubborn.tried() == 1 && len(decent.taken()) == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return stubborn.tried() == 1 && len(decent.taken()) == 1 }, 30*time.Second, time.Millisecond)
 	cancel()
 	select {
 	case err = <-done:
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("Run does not end")
 	}
 	require.ErrorContains(t, err, `sink "stubborn" does not stop`)

@@ -28,7 +28,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience is how long a change may take to show. It takes milliseconds; a machine under load may need more.
-const patience = 20 * time.Second
+const patience = 30 * time.Second
 
 // log is a logger's output, and fails the test at its end if it holds a value or its digest.
 type log struct {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -115,16 +116,18 @@ func TestHealthIsOpenToAll(t *testing.T) {
 func TestFailedHandshakes(t *testing.T) {
 	t.Parallel()
 	p, foreign := newPKI(t), newPKI(t)
-	r := start(t, func(s *settings.Settings) {
-		s.TLS = p.settings()
-		s.TLS.MinVersion = "1.3"
-		s.Connections.HandshakeTimeout = 200 * time.Millisecond
-	}, nil)
+	within := func(timeout time.Duration) *running {
+		return start(t, func(s *settings.Settings) {
+			s.TLS = p.settings()
+			s.TLS.MinVersion = "1.3"
+			s.Connections.HandshakeTimeout = timeout
+		}, nil)
+	}
+	r := within(10 * time.Second)
 	told := func(want Reason) {
 		t.Helper()
-		var got []Reason
-		eventually(t, string(want), func() bool { got = append(got, r.reasons()...); return len(got) > 0 })
-		assert.Equal(t, want, got[0])
+		// A connection that was closed while it tried again may be told of as well.
+		eventually(t, string(want), func() bool { return slices.Contains(r.reasons(), want) })
 		eventually(t, "no connection", func() bool { return r.Connections() == 0 })
 		r.refused()
 	}
@@ -141,11 +144,6 @@ func TestFailedHandshakes(t *testing.T) {
 
 	dialRaw(t, r.address).Close()
 	told(HandshakeAborted)
-
-	silent := dialRaw(t, r.address)
-	_, err = io.ReadAll(silent)
-	require.NoError(t, err, "it is closed before the test's own patience ends")
-	told(HandshakeTimeout)
 
 	for name, c := range map[string]struct {
 		change func(*tls.Config)
@@ -168,6 +166,12 @@ func TestFailedHandshakes(t *testing.T) {
 	}
 	_, err = ask(t.Context(), r.dial(t, credentials.NewTLS(p.client(t))))
 	require.NoError(t, err, "the server lives on")
+
+	r = within(200 * time.Millisecond)
+	silent := dialRaw(t, r.address)
+	_, err = io.ReadAll(silent)
+	require.NoError(t, err, "it is closed before the test's own patience ends")
+	told(HandshakeTimeout)
 }
 
 // Certificates and authorities change while calls are under way, by replaced files and by swapped symbolic links; no call fails, and
@@ -307,8 +311,8 @@ func TestBrokenFilesChangeNothing(t *testing.T) {
 		caller, err := ask(t.Context(), r.dial(t, credentials.NewTLS(config)))
 		require.NoError(t, err, c.name)
 		assert.Equal(t, mixer, caller)
-		put(t, p.path(c.file), before)
 		logged := strings.Count(r.log.String(), "was read anew")
+		put(t, p.path(c.file), before)
 		eventually(t, "good again", func() bool { return strings.Count(r.log.String(), "was read anew") > logged })
 		failures[c.setting] = counted(r, c.setting)
 	}

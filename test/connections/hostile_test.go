@@ -38,8 +38,8 @@ const long = 2 * time.Second
 const (
 	healthWatch = "/grpc.health.v1.Health/Watch"
 	// hasty and watchful make those ends come soon that are to come. A busy machine may need as long for a good caller, so others have what is usual.
-	hasty    = "connections: {handshake_timeout: 3s}"
-	watchful = "connections: {keepalive: 1s, keepalive_timeout: 5s}"
+	hasty    = "connections: {handshake_timeout: 5s}"
+	watchful = "connections: {keepalive: 1s, keepalive_timeout: 10s}"
 	// connectionsEach is how many connections an attack opens, unless it needs more.
 	connectionsEach = 50
 )

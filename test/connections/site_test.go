@@ -64,14 +64,14 @@ func newSite(t *testing.T, encrypted bool, settings string) *site {
 	}
 }
 
-// caller returns a connection of somebody who means well.
+// caller returns a connection of somebody who means well, and tries again where a busy machine was too late for a handshake.
 func (s *site) caller(t *testing.T) *grpc.ClientConn {
 	t.Helper()
 	c := insecure.NewCredentials()
 	if s.client != nil {
 		c = credentials.NewTLS(s.client)
 	}
-	connection, err := grpc.NewClient(s.Address, grpc.WithTransportCredentials(c))
+	connection, err := grpc.NewClient(s.Address, grpc.WithTransportCredentials(c), grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
 	require.NoError(t, err)
 	t.Cleanup(func() { connection.Close() })
 	return connection

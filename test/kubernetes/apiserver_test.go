@@ -89,6 +89,7 @@ func start(t *testing.T, directory, path string, arguments ...string) {
 	})
 }
 
+// freePort returns one below those that Linux gives to outgoing connections, so that no client takes it meanwhile.
 func freePort(t *testing.T) string {
 	t.Helper()
 	port, err := mesh.FreePort()

@@ -16,7 +16,7 @@ import (
 
 // How long what ought to happen at once may take.
 const (
-	patience = 20 * time.Second
+	patience = 30 * time.Second
 	tick     = time.Millisecond
 )
 

@@ -243,6 +243,9 @@ func TestNestingIsBounded(t *testing.T) {
 // in every place that a constant can be in; each is broken here in many ways, and no problem shows it.
 func TestProblemsShowNoConstant(t *testing.T) {
 	t.Parallel()
+	if rego.Raced {
+		t.Skip("it takes long, and has no two goroutines that share anything")
+	}
 	const planted = "hunter2"
 	files, err := filepath.Glob("testdata/constants/*.rego")
 	require.NoError(t, err)

@@ -174,7 +174,7 @@ func TestRequestsEndAtTheDeadline(t *testing.T) {
 	assert.Equal(t, config.Timeout, v.Failure.Class)
 	select {
 	case <-left:
-	case <-time.After(20 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("the request goes on")
 	}
 }

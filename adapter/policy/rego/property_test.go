@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	oparego "github.com/open-policy-agent/opa/v1/rego"
@@ -27,11 +26,16 @@ import (
 
 // TestAnswersAreThoseOfPlainEvaluation compares, for policies and requests made by chance, what a check answers at first and from memory
 // with what OPA's own interface makes of the whole input. More than half of the requests differ from one before them in one part alone.
+// Every run makes the same ones unless it is told otherwise:
 //
 //	TOLLGATE_CASES=1000000 TOLLGATE_SEED=7 go test -run TestAnswersAreThoseOfPlainEvaluation -timeout 2h -v ./adapter/policy/rego
 func TestAnswersAreThoseOfPlainEvaluation(t *testing.T) {
 	t.Parallel()
-	cases, seed := fromEnvironment(t, "TOLLGATE_CASES", 4000), uint64(fromEnvironment(t, "TOLLGATE_SEED", int(time.Now().UnixNano()&0xffffffff)))
+	usual := 4000
+	if Raced {
+		usual = 400
+	}
+	cases, seed := fromEnvironment(t, "TOLLGATE_CASES", usual), uint64(fromEnvironment(t, "TOLLGATE_SEED", 1))
 	for name, version := range map[string]ast.RegoVersion{"V1": ast.RegoV1, "V0": ast.RegoV0} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -48,9 +52,11 @@ func TestAnswersAreThoseOfPlainEvaluation(t *testing.T) {
 					assert.Positive(t, c.generator.made[construct], "%s was never generated", construct)
 				}
 			}
-			assert.Greater(t, c.varied*100, c.remembering*30, "the answers to different requests differ in too few cases")
-			assert.Positive(t, c.shared, "no request was answered as another one")
-			assert.Positive(t, c.partial, "no policy was evaluated partially")
+			if cases >= 4000 {
+				assert.Greater(t, c.varied*100, c.remembering*30, "the answers to different requests differ in too few cases")
+				assert.Positive(t, c.shared, "no request was answered as another one")
+				assert.Positive(t, c.partial, "no policy was evaluated partially")
+			}
 		})
 	}
 }
@@ -58,6 +64,9 @@ func TestAnswersAreThoseOfPlainEvaluation(t *testing.T) {
 // A key or an analysis that lacks any one part of the request is found out by the comparison above.
 func TestEveryPartOfTheKeyCounts(t *testing.T) {
 	t.Parallel()
+	if Raced {
+		t.Skip("it takes long, and has no two goroutines that share anything")
+	}
 	const most = 30_000
 	for _, member := range members {
 		for _, lost := range []string{"key", "key and input"} {

@@ -106,7 +106,7 @@ func TestReplayQueueWithWrongBatching(t *testing.T) {
 	require.ErrorContains(t, err, "batch.records is 0")
 	assert.True(t, sink.closed)
 	// A process that another test starts at this moment holds the lock too, until it has become that process.
-	assert.Eventually(t, func() bool { return !survey(t, dir).Queues[0].InUse }, 10*time.Second, time.Millisecond, "the lock is given back")
+	assert.Eventually(t, func() bool { return !survey(t, dir).Queues[0].InUse }, 30*time.Second, time.Millisecond, "the lock is given back")
 }
 
 // interruptedAfter cuts a replay off while the batch after so many is under way.

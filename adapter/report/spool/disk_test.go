@@ -96,10 +96,10 @@ func TestSegmentsGoEarly(t *testing.T) {
 		defer d.mu.Unlock()
 		return len(d.segments)
 	}
-	require.Eventually(t, func() bool { return segments() == 2 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return segments() == 2 }, 30*time.Second, time.Millisecond)
 	appendFrames(t, d, 3)
 	d.Done(straggler.Sequence, Outcome{})
-	require.Eventually(t, func() bool { return segments() == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return segments() == 1 }, 30*time.Second, time.Millisecond)
 }
 
 // The cursor on disk lags by CursorEvery at most, so that duplicates after a crash are bounded.
@@ -111,12 +111,7 @@ func TestCursorIsWritten(t *testing.T) {
 	require.NoError(t, err)
 	appendFrames(t, d, 5)
 	drain(t, d, true)
-	require.Eventually(t, func() bool {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		return !d.moved
-	}, 5*time.Second, time.Millisecond)
-	time.Sleep(20 * time.Millisecond) // the write itself
+	awaitCursor(t, d)
 	after := files.powerLoss()
 	_ = d.Close()
 	d, err = Open("spool", smallSegments(after))
@@ -124,6 +119,16 @@ func TestCursorIsWritten(t *testing.T) {
 	assert.Zero(t, d.Stats().Recovered)
 	assert.Greater(t, d.NextSequence(), uint64(sequenceGap))
 	require.NoError(t, d.Close())
+}
+
+// awaitCursor waits until the state file has the newest cursor.
+func awaitCursor(t *testing.T, d *Disk) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return !d.moved && d.keeper.state.cursor == d.cursor()
+	}, 30*time.Second, time.Millisecond)
 }
 
 // spoolOf makes a directory with n frames in closed segments and returns its files.
@@ -454,7 +459,7 @@ func TestFaultEnds(t *testing.T) {
 	content.mu.Lock()
 	content.fault = nil
 	content.mu.Unlock()
-	require.Eventually(t, func() bool { return d.Stats().Fault == nil }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return d.Stats().Fault == nil }, 30*time.Second, 10*time.Millisecond)
 	s := d.Stats()
 	assert.Equal(t, uint64(1), s.Refused[ReadOnly].Frames, "trying counts nothing")
 	kept = append(kept, appendFrames(t, d, 1)...)
@@ -519,7 +524,7 @@ func TestCutNever(t *testing.T) {
 	require.Equal(t, IO, class(t, err))
 	require.ErrorContains(t, err, segmentName(1)+": io: cut back after a failed write")
 	assert.Equal(t, kept, drain(t, d, true))
-	require.Eventually(t, func() bool { return d.Stats().Fault == nil }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return d.Stats().Fault == nil }, 30*time.Second, 10*time.Millisecond)
 	kept = appendFrames(t, d, 1)
 	assert.Equal(t, kept, drain(t, d, true))
 	require.NoError(t, d.Close())
@@ -574,12 +579,12 @@ func TestStateCannotBeWritten(t *testing.T) {
 	content.mu.Unlock()
 	appendFrames(t, d, 20)
 	drain(t, d, true)
-	require.Eventually(t, func() bool { return d.Stats().Fault != nil }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return d.Stats().Fault != nil }, 30*time.Second, time.Millisecond)
 	require.ErrorContains(t, d.Stats().Fault, "state")
 	content.mu.Lock()
 	broken = false
 	content.mu.Unlock()
-	require.Eventually(t, func() bool { return d.Stats().Fault == nil }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return d.Stats().Fault == nil }, 30*time.Second, time.Millisecond)
 	require.NoError(t, d.Close())
 	assert.Len(t, content.live, 1, "the state")
 }
@@ -768,12 +773,7 @@ func TestInspect(t *testing.T) {
 		require.NoError(t, err)
 		d.Done(f.Sequence, Outcome{})
 	}
-	require.Eventually(t, func() bool {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		return !d.moved
-	}, 5*time.Second, time.Millisecond)
-	time.Sleep(10 * time.Millisecond)
+	awaitCursor(t, d)
 	var all []uint64
 	var payloads [][]byte
 	found, err := Inspect(dir, func(f Frame, done bool) error { // of a queue in use

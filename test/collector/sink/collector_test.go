@@ -102,7 +102,7 @@ exporters:
 				conn.Close()
 			}
 			return err == nil
-		}, 10*time.Second, 20*time.Millisecond, "the Collector does not listen on %s", address)
+		}, 30*time.Second, 20*time.Millisecond, "the Collector does not listen on %s", address)
 	}
 }
 

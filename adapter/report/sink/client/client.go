@@ -5,11 +5,13 @@ package client
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strings"
 )
@@ -68,6 +70,26 @@ func (t TLS) Config() (*tls.Config, error) {
 		config.GetClientCertificate = t.certificate
 	}
 	return config, nil
+}
+
+// Dial connects with the TLS files as they are at that time. The other side's certificate must be made out to the host of the address,
+// unless ServerName says to whom.
+func (t TLS) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	if !t.Enabled {
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}
+	if t.ServerName == "" {
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		t.ServerName = host
+	}
+	config, err := t.Config()
+	if err != nil {
+		return nil, err
+	}
+	return (&tls.Dialer{Config: config}).DialContext(ctx, network, address)
 }
 
 // verify does what crypto/tls does unless it is told not to, with the CA file as it is now.

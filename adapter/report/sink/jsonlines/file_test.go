@@ -134,7 +134,7 @@ func TestRotationByAgeAndCount(t *testing.T) {
 		}
 		require.NoError(t, f.Append(fmt.Appendf(nil, "{%d}\n", i)))
 	}
-	require.Eventually(t, func() bool { return len(files(t, path)) == 2 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return len(files(t, path)) == 2 }, 30*time.Second, 10*time.Millisecond)
 	assert.Equal(t, []string{"{1}\n", "{2}\n"}, files(t, path))
 }
 

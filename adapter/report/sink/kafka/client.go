@@ -2,7 +2,6 @@ package kafka
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"math"
@@ -13,8 +12,6 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
-
-	"github.com/tollgate-mesh/tollgate/adapter/report/sink/client"
 )
 
 const metadataMinAge = 500 * time.Millisecond
@@ -37,7 +34,10 @@ func clientOptions(life context.Context, o Options, logger *slog.Logger) ([]kgo.
 		kgo.WithLogger(libraryLog{logger}),
 		kgo.WithContext(life),
 		kgo.Dialer(func(ctx context.Context, network, address string) (net.Conn, error) {
-			return dial(ctx, o.TLS, network, address)
+			const timeout = 10 * time.Second
+			ctx, cancel := context.WithTimeout(ctx, timeout)
+			defer cancel()
+			return o.TLS.Dial(ctx, network, address)
 		}),
 		kgo.DefaultProduceTopic(o.Topic),
 		kgo.ProducerBatchCompression(codec),
@@ -53,28 +53,6 @@ func clientOptions(life context.Context, o Options, logger *slog.Logger) ([]kgo.
 		options = append(options, kgo.SASL(o.SASL.login()))
 	}
 	return options, nil
-}
-
-// dial connects with the TLS files as they are at that time.
-func dial(ctx context.Context, security client.TLS, network, address string) (net.Conn, error) {
-	const timeout = 10 * time.Second
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	if !security.Enabled {
-		return new(net.Dialer).DialContext(ctx, network, address)
-	}
-	if security.ServerName == "" {
-		host, _, err := net.SplitHostPort(address)
-		if err != nil {
-			return nil, err
-		}
-		security.ServerName = host
-	}
-	config, err := security.Config()
-	if err != nil {
-		return nil, err
-	}
-	return (&tls.Dialer{Config: config}).DialContext(ctx, network, address)
 }
 
 // login reads user and password whenever a broker asks.

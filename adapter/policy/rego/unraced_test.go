@@ -1,0 +1,6 @@
+//go:build !race
+
+package rego
+
+// Raced is whether the race detector looks.
+const Raced = false
