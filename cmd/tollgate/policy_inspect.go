@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"strings"
 	"text/tabwriter"
 
@@ -25,9 +26,9 @@ func policyInspectCommand() *cobra.Command {
 		Long: "Tell what a policy reads of requests, whether its answers are remembered and why not, and whether it is evaluated partially.\n" +
 			"Of directories it takes modules but those of tests (_test.rego), and data documents (.json, .yaml) as OPA does. See docs/rego.md.",
 		Example: "  tollgate policy inspect --check-method data.mixerauthz.allow policy.rego",
-		Args:    cobra.MinimumNArgs(1),
-		RunE: func(command *cobra.Command, paths []string) error {
-			found, err := inspectPolicy(paths, method, v0)
+		Args:    paths(1, math.MaxInt),
+		RunE: func(command *cobra.Command, args []string) error {
+			found, err := inspectPolicy(args, method, v0)
 			if err != nil {
 				return err
 			}
@@ -55,6 +56,9 @@ func inspectPolicy(paths []string, method string, v0 bool) (*rego.Inspection, er
 	loaded, err := loader.NewFileLoader().WithRegoVersion(language(v0)).Filtered(paths, tests)
 	if err != nil {
 		return nil, err
+	}
+	if len(loaded.Modules) == 0 {
+		return nil, fmt.Errorf("%s: there is no policy; name files that end in .rego, or directories with such files", strings.Join(paths, ", "))
 	}
 	modules := make(map[string]string, len(loaded.Modules))
 	for _, module := range loaded.Modules {
