@@ -18,8 +18,11 @@ import (
 )
 
 func policyInspectCommand() *cobra.Command {
-	var method string
-	var v0, asJSON bool
+	var (
+		method     string
+		v0, asJSON bool
+		allowHosts []string
+	)
 	command := &cobra.Command{
 		Use:   "inspect FILE|DIR...",
 		Short: "Tell what a policy reads of requests, and whether its answers are remembered",
@@ -28,7 +31,7 @@ func policyInspectCommand() *cobra.Command {
 		Example: "  tollgate policy inspect --check-method data.mixerauthz.allow policy.rego",
 		Args:    paths(1, math.MaxInt),
 		RunE: func(command *cobra.Command, args []string) error {
-			found, err := inspectPolicy(args, method, v0)
+			found, err := inspectPolicy(args, method, v0, allowHosts)
 			if err != nil {
 				return err
 			}
@@ -42,12 +45,16 @@ func policyInspectCommand() *cobra.Command {
 	}
 	command.Flags().StringVar(&method, "check-method", "", "the rule that decides, as in a handler's check_method")
 	command.Flags().BoolVar(&v0, "v0-compatible", false, "read the syntax before OPA 1.0, as handlers do by default")
+	command.Flags().StringSliceVar(&allowHosts, "allow-hosts", nil, "hosts as in the setting rego.allow_hosts")
 	command.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	_ = command.MarkFlagRequired("check-method")
 	return command
 }
 
-func inspectPolicy(paths []string, method string, v0 bool) (*rego.Inspection, error) {
+func inspectPolicy(paths []string, method string, v0 bool, allowHosts []string) (*rego.Inspection, error) {
+	if err := checkHosts(allowHosts); err != nil {
+		return nil, err
+	}
 	version := config.RegoV1
 	if v0 {
 		version = config.RegoV0
@@ -64,7 +71,7 @@ func inspectPolicy(paths []string, method string, v0 bool) (*rego.Inspection, er
 	for _, module := range loaded.Modules {
 		modules[module.Name] = string(module.Raw)
 	}
-	found, problems := rego.Inspect(modules, loaded.Documents, method, version)
+	found, problems := rego.Inspect(rego.NewEnvironment(rego.Options{AllowHosts: allowHosts}), modules, loaded.Documents, method, version)
 	if len(problems) > 0 {
 		return nil, errors.New(problems.Error())
 	}
