@@ -12,6 +12,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -182,7 +183,7 @@ func Parse(document []byte) (Settings, error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(document))
 	decoder.KnownFields(true)
 	if err := decoder.Decode(&s); err != nil && !errors.Is(err, io.EOF) {
-		return Settings{}, readable(err)
+		return Settings{}, readable(err, document)
 	}
 	if err := decoder.Decode(new(any)); !errors.Is(err, io.EOF) {
 		return Settings{}, errors.New("has more than one document; keep one")
@@ -199,30 +200,97 @@ func Parse(document []byte) (Settings, error) {
 	return s, nil
 }
 
-// goWords are what the library says of Go's types, and what that means in the file.
-var goWords = []struct {
-	pattern *regexp.Regexp
-	plain   string
-}{
-	{regexp.MustCompile(`field (\S+) not found in type \S+`), "$1 is no setting here; docs/settings.md lists them"},
-	{regexp.MustCompile(`into time\.Duration`), "into a duration; write one such as 500ms"},
-	{regexp.MustCompile(`into settings\.\S+`), "into settings; write keys and values"},
-}
+// What the library says of a key that Go's types do not have, and of a value of another type.
+var (
+	unknownKey = regexp.MustCompile(`field (\S+) not found in type \S+`)
+	mismatch   = regexp.MustCompile("^line ([0-9]+): cannot unmarshal (!!\\S+)(?: `(.*)`)? into (\\S+)$")
+)
 
-// readable tells a mistake in the file in the file's words, one a line.
-func readable(err error) error {
+// readable tells mistakes in the file in the file's words, one a line.
+func readable(err error, document []byte) error {
 	var wrong *yaml.TypeError
 	if !errors.As(err, &wrong) {
 		return err
 	}
+	var root yaml.Node
+	if err := yaml.Unmarshal(document, &root); err != nil {
+		return err
+	}
+	values := placed(&root, "")
 	var problems []error
 	for _, text := range wrong.Errors {
-		for _, word := range goWords {
-			text = word.pattern.ReplaceAllString(text, word.plain)
+		text = unknownKey.ReplaceAllString(text, "$1 is no setting here; docs/settings.md lists them")
+		if m := mismatch.FindStringSubmatch(text); m != nil {
+			fits := func(v placedValue) bool {
+				return strconv.Itoa(v.node.Line) == m[1] && v.node.ShortTag() == m[2] && strings.HasPrefix(v.node.Value, strings.TrimSuffix(m[3], "..."))
+			}
+			if at := slices.IndexFunc(values, fits); at >= 0 {
+				// Of sections on one line the innermost: the others are sections rightly.
+				for at+1 < len(values) && m[2] == "!!map" && fits(values[at+1]) {
+					at++
+				}
+				text = fmt.Sprintf("line %s: %s is %s; write %s", m[1], values[at].key, found(m[2], m[3]), wanted(m[4]))
+				values = values[at+1:] // mistakes come in the order of the document
+			}
 		}
 		problems = append(problems, errors.New(text))
 	}
 	return errors.Join(problems...)
+}
+
+// placedValue is a value of the document with the path of its key.
+type placedValue struct {
+	key  string
+	node *yaml.Node
+}
+
+// placed returns all values at and below a node, in the order of the document.
+func placed(node *yaml.Node, key string) []placedValue {
+	if node.Kind == yaml.DocumentNode {
+		return placed(node.Content[0], "the document")
+	}
+	all := []placedValue{{key, node}}
+	for i, child := range node.Content {
+		switch {
+		case node.Kind == yaml.SequenceNode:
+			all = append(all, placed(child, fmt.Sprintf("%s[%d]", key, i))...)
+		case i%2 == 1:
+			all = append(all, placed(child, strings.TrimPrefix(key+"."+node.Content[i-1].Value, "the document."))...)
+		}
+	}
+	return all
+}
+
+// found says what stands in the file; value is the beginning of a long one.
+func found(tag, value string) string {
+	switch tag {
+	case "!!seq":
+		return "a list"
+	case "!!map":
+		return "a section"
+	case "!!str":
+		return strconv.Quote(value)
+	default:
+		return value
+	}
+}
+
+// wanted says what has to stand there.
+func wanted(goType string) string {
+	switch {
+	case goType == "time.Duration":
+		return "a duration, such as 500ms"
+	case goType == "bool":
+		return "true or false"
+	case goType == "string":
+		return "a text"
+	case strings.HasPrefix(goType, "[]"):
+		return "a list"
+	case strings.HasPrefix(goType, "int"):
+		return "a whole number"
+	default:
+		return "keys and values"
+	}
 }
 
 // suspicious returns what the library accepts and takes for something else than the writer meant: a key without a value, which
@@ -243,6 +311,16 @@ func suspicious(node *yaml.Node, path string) []error {
 	return problems
 }
 
+// hostPort reports whether an address has a host, which may be empty, and a port that there is.
+func hostPort(address string) bool {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	_, err = strconv.ParseUint(port, 10, 16)
+	return err == nil
+}
+
 // Validate returns every problem of the settings, joined; nil if there is none.
 func (s Settings) Validate() error {
 	var problems []error
@@ -255,12 +333,10 @@ func (s Settings) Validate() error {
 		path, ok := SocketPath(s.Listen)
 		add(!ok || len(path) > maxSocketPath || strings.HasSuffix(path, "/"), "listen is %q; write unix:///PATH with a path of at most %d bytes", s.Listen, maxSocketPath)
 	} else {
-		_, _, err := net.SplitHostPort(s.Listen)
-		add(err != nil, "listen is %q; write host:port, such as 127.0.0.1:44225", s.Listen)
+		add(!hostPort(s.Listen), "listen is %q; write host:port, such as 127.0.0.1:44225", s.Listen)
 	}
 	if s.Admin != "" {
-		_, _, err := net.SplitHostPort(s.Admin)
-		add(err != nil, "admin is %q; write host:port, or nothing for no admin listener", s.Admin)
+		add(!hostPort(s.Admin), `admin is %q; write host:port, or "" for no admin listener`, s.Admin)
 	}
 	add(!slices.Contains([]string{"debug", "info", "warn", "error"}, s.Log.Level), "log.level is %q; use debug, info, warn or error", s.Log.Level)
 	add(s.Log.Format != "json" && s.Log.Format != "text", "log.format is %q; use json or text", s.Log.Format)

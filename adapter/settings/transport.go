@@ -175,7 +175,14 @@ func (s Settings) validateCallers() []error {
 	return validateNamed("callers", "caller", s.Callers, func(c Caller) []error {
 		problems := c.WithDefaults().validate()
 		if secret := c.Secret(); secret != "" && s.Secrets.Directory == "" && s.Secrets.Files[secret] == "" {
-			problems = append(problems, fmt.Errorf("secret is %q, which secrets.files does not have; add it, or set secrets.directory", secret))
+			key := "header.secret"
+			switch {
+			case c.Bearer != "":
+				key = "bearer"
+			case c.Authorization != "":
+				key = "authorization"
+			}
+			problems = append(problems, fmt.Errorf("%s is %q, which secrets.files does not have; add it, or set secrets.directory", key, secret))
 		}
 		return problems
 	})

@@ -73,7 +73,7 @@ func TestCallerProblems(t *testing.T) {
 		"jwt":            {jwt(func(*settings.JWT) {}), ""},
 		"nothing":        {settings.Caller{}, "callers.c.kind is missing; give the caller one of bearer, authorization, header, jwt"},
 		"two":            {settings.Caller{Bearer: "s", Header: &settings.HeaderCredential{}}, "callers.c.bearer stands beside header; a caller has one credential, so make two"},
-		"unknown secret": {settings.Caller{Bearer: "x"}, `callers.c.secret is "x", which secrets.files does not have; add it, or set secrets.directory`},
+		"unknown secret": {settings.Caller{Bearer: "x"}, `callers.c.bearer is "x", which secrets.files does not have; add it, or set secrets.directory`},
 
 		"header in capitals": {header("X-Api-Key"), strings.ReplaceAll(wrongHeader, "%", `"X-Api-Key"`)},
 		"header of gRPC":     {header("grpc-timeout"), strings.ReplaceAll(wrongHeader, "%", `"grpc-timeout"`)},

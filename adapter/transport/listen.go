@@ -41,6 +41,9 @@ func listen(ctx context.Context, name, address string) (net.Listener, error) {
 		var config net.ListenConfig
 		listener, err = config.Listen(ctx, "tcp", address)
 	}
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s: %s is taken by another process, or by the other listener; end that, or choose another port: %w", name, address, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}

@@ -122,7 +122,7 @@ func TestListenErrorsNameTheListener(t *testing.T) {
 	require.NoError(t, err)
 	defer taken.Close()
 	_, err = Listen(t.Context(), "admin", taken.Addr().String(), false, slog.New(slog.DiscardHandler))
-	require.ErrorContains(t, err, "admin: listen tcp "+taken.Addr().String())
+	require.ErrorContains(t, err, "admin: "+taken.Addr().String())
 	_, err = Listen(t.Context(), "listen", "127.0.0.1:99999", false, slog.New(slog.DiscardHandler))
 	require.ErrorContains(t, err, "listen: ")
 	_, err = Listen(t.Context(), "listen", "nonsense", true, slog.New(slog.DiscardHandler))

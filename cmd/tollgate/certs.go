@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,6 +18,9 @@ import (
 
 // mixerID is what Mixer is in a mesh that was installed without choosing names.
 const mixerID = "spiffe://cluster.local/ns/istio-system/sa/istio-mixer-service-account"
+
+// serverName is a DNS name, whose first label may be *.
+var serverName = regexp.MustCompile(`^(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]{0,250}[A-Za-z0-9])?$`)
 
 func certsCommand() *cobra.Command {
 	var (
@@ -40,6 +46,14 @@ func certsCommand() *cobra.Command {
 		RunE: func(command *cobra.Command, _ []string) error {
 			if validFor <= 0 {
 				return fmt.Errorf("certs: --valid-for is %s; use more than 0s", validFor)
+			}
+			if spiffe, err := url.Parse(id); err != nil || spiffe.Scheme != "spiffe" || spiffe.Host == "" {
+				return fmt.Errorf("certs: --spiffe-id is %q; write Mixer's, such as %s", id, mixerID)
+			}
+			for _, name := range names {
+				if !serverName.MatchString(name) && net.ParseIP(name) == nil {
+					return fmt.Errorf("certs: --server-name has %q; write DNS names and addresses without ports, such as tollgate.istio-system.svc", name)
+				}
 			}
 			made, err := makeCertificates(directory, names, id, time.Now().Add(validFor), rotate)
 			for _, file := range made {

@@ -109,7 +109,7 @@ func TestServeOverTLS(t *testing.T) {
 	require.NoError(t, probe("--tls-unverified"))
 	require.ErrorContains(t, probe("--tls-ca", in("ca.crt")), "does not answer", "the certificate is not for the address")
 	require.ErrorContains(t, probe(), "does not answer", "plaintext")
-	require.EqualError(t, probe("--tls-server-name", "localhost"), "healthcheck: --tls-server-name stands without --tls-ca; set it")
+	require.EqualError(t, probe("--tls-server-name", "localhost"), "healthcheck: --tls-server-name stands without --tls-ca; name the file of the authorities that signed the certificate there")
 	require.EqualError(t, probe("--tls-ca", in("ca.key")), "healthcheck: --tls-ca: "+in("ca.key")+" holds no certificate in PEM")
 	require.ErrorContains(t, probe("--tls-ca", in("away")), "healthcheck: --tls-ca: open ")
 	require.NoError(t, p.command.Process.Signal(os.Interrupt))

@@ -33,6 +33,9 @@ func healthcheckCommand() *cobra.Command {
 		Long:  "Ask a running adapter, by gRPC's health protocol, whether it serves. Ends with 0 if it does and with 1 if not.",
 		Args:  cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
+			if timeout <= 0 {
+				return fmt.Errorf("healthcheck: --timeout is %s; use more than 0s", timeout)
+			}
 			ctx, cancel := context.WithTimeout(command.Context(), timeout)
 			defer cancel()
 			security, err := secure.credentials()
@@ -94,7 +97,7 @@ func (p probeTLS) credentials() (credentials.TransportCredentials, error) {
 			return nil, fmt.Errorf("--tls-ca: %s holds no certificate in PEM", p.ca)
 		}
 	case p.serverName != "":
-		return nil, errors.New("--tls-server-name stands without --tls-ca; set it")
+		return nil, errors.New("--tls-server-name stands without --tls-ca; name the file of the authorities that signed the certificate there")
 	default:
 		return insecure.NewCredentials(), nil
 	}

@@ -29,11 +29,25 @@ func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "tollgate",
 		Short: "Policy adapter for Istio's Mixer",
-		Long: "Tollgate answers Mixer's checks: against expected headers, or against Rego policies.\n" +
+		Long: "Tollgate answers Istio's Mixer out of its process: checks, by headers, tokens, API keys, passwords, lists and Rego policies;\n" +
+			"quotas; and reports, which it keeps and delivers to files, OpenTelemetry, Kafka, HTTP or Prometheus.\n" +
 			"It never lets a request pass silently: what happens when a check cannot decide is the operator's choice, cause by cause.",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
 	root.AddCommand(serveCommand(), healthcheckCommand(), operatorconfigCommand(), certsCommand(), spoolCommand(), policyCommand(), versionCommand())
 	return root
+}
+
+// paths wants at least so many arguments, and at most so many, each a path; usage is how the command is written.
+func paths(least, most int) cobra.PositionalArgs {
+	return func(command *cobra.Command, args []string) error {
+		switch {
+		case len(args) < least:
+			return fmt.Errorf("a path is missing; write %s", command.UseLine())
+		case len(args) > most:
+			return fmt.Errorf("%q is one path too many; write %s", args[most], command.UseLine())
+		}
+		return nil
+	}
 }

@@ -1,9 +1,12 @@
 package main
 
 import (
-	"github.com/spf13/cobra"
+	"fmt"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/spf13/cobra"
+
+	"github.com/tollgate-mesh/tollgate/adapter/settings"
 )
 
 func policyCommand() *cobra.Command {
@@ -23,4 +26,14 @@ func language(v0 bool) ast.RegoVersion {
 		return ast.RegoV0
 	}
 	return ast.RegoV1
+}
+
+// checkHosts refuses values of --allow-hosts that the setting would refuse.
+func checkHosts(hosts []string) error {
+	s := settings.Default()
+	s.Rego.AllowHosts = hosts
+	if err := s.Validate(); err != nil {
+		return fmt.Errorf("--allow-hosts: %w", err)
+	}
+	return nil
 }

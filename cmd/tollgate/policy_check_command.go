@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"strings"
 
@@ -28,8 +29,14 @@ func policyCheckCommand() *cobra.Command {
 			"It finds what does not compile, what is not available, a missing rule, and references to input that no request has.",
 		Example: "  tollgate policy check --check-method data.shop.allow /etc/tollgate/policies/shop\n" +
 			"  tollgate policy check --v0-compatible --check-method data.mixerauthz.allow mixerauthz.rego",
-		Args: cobra.MinimumNArgs(1),
+		Args: paths(1, math.MaxInt),
 		RunE: func(command *cobra.Command, args []string) error {
+			if err := checkHosts(allowHosts); err != nil {
+				return err
+			}
+			if maxBytes < 1 {
+				return fmt.Errorf("--max-bytes is %d; use at least 1", maxBytes)
+			}
 			version := config.RegoV1
 			if v0 {
 				version = config.RegoV0
@@ -46,14 +53,14 @@ func policyCheckCommand() *cobra.Command {
 					return err
 				}
 				if err := store.Stats()["policy"].Err; err != nil {
-					return listed(err)
+					return fmt.Errorf("%s: %w", args[0], listed(err))
 				}
 				kind.Sources, handler.Rego.Source = store, "policy"
 			} else {
 				for _, file := range args {
 					content, err := os.ReadFile(file)
 					if err != nil {
-						return err
+						return fmt.Errorf("%w; name files with Rego, or one directory alone", err)
 					}
 					handler.Rego.Modules = append(handler.Rego.Modules, string(content))
 				}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"strings"
 	"text/tabwriter"
 
@@ -17,17 +18,20 @@ import (
 )
 
 func policyInspectCommand() *cobra.Command {
-	var method string
-	var v0, asJSON bool
+	var (
+		method     string
+		v0, asJSON bool
+		allowHosts []string
+	)
 	command := &cobra.Command{
 		Use:   "inspect FILE|DIR...",
 		Short: "Tell what a policy reads of requests, and whether its answers are remembered",
 		Long: "Tell what a policy reads of requests, whether its answers are remembered and why not, and whether it is evaluated partially.\n" +
 			"Of directories it takes modules but those of tests (_test.rego), and data documents (.json, .yaml) as OPA does. See docs/rego.md.",
 		Example: "  tollgate policy inspect --check-method data.mixerauthz.allow policy.rego",
-		Args:    cobra.MinimumNArgs(1),
-		RunE: func(command *cobra.Command, paths []string) error {
-			found, err := inspectPolicy(paths, method, v0)
+		Args:    paths(1, math.MaxInt),
+		RunE: func(command *cobra.Command, args []string) error {
+			found, err := inspectPolicy(args, method, v0, allowHosts)
 			if err != nil {
 				return err
 			}
@@ -41,12 +45,16 @@ func policyInspectCommand() *cobra.Command {
 	}
 	command.Flags().StringVar(&method, "check-method", "", "the rule that decides, as in a handler's check_method")
 	command.Flags().BoolVar(&v0, "v0-compatible", false, "read the syntax before OPA 1.0, as handlers do by default")
+	command.Flags().StringSliceVar(&allowHosts, "allow-hosts", nil, "hosts as in the setting rego.allow_hosts")
 	command.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	_ = command.MarkFlagRequired("check-method")
 	return command
 }
 
-func inspectPolicy(paths []string, method string, v0 bool) (*rego.Inspection, error) {
+func inspectPolicy(paths []string, method string, v0 bool, allowHosts []string) (*rego.Inspection, error) {
+	if err := checkHosts(allowHosts); err != nil {
+		return nil, err
+	}
 	version := config.RegoV1
 	if v0 {
 		version = config.RegoV0
@@ -56,11 +64,14 @@ func inspectPolicy(paths []string, method string, v0 bool) (*rego.Inspection, er
 	if err != nil {
 		return nil, err
 	}
+	if len(loaded.Modules) == 0 {
+		return nil, fmt.Errorf("%s: there is no policy; name files that end in .rego, or directories with such files", strings.Join(paths, ", "))
+	}
 	modules := make(map[string]string, len(loaded.Modules))
 	for _, module := range loaded.Modules {
 		modules[module.Name] = string(module.Raw)
 	}
-	found, problems := rego.Inspect(modules, loaded.Documents, method, version)
+	found, problems := rego.Inspect(rego.NewEnvironment(rego.Options{AllowHosts: allowHosts}), modules, loaded.Documents, method, version)
 	if len(problems) > 0 {
 		return nil, errors.New(problems.Error())
 	}

@@ -82,7 +82,7 @@ func TestPolicyInspectRefuses(t *testing.T) {
 		want      string
 	}{
 		"no decision": {[]string{file}, `required flag(s) "check-method" not set`},
-		"no file":     {[]string{"--check-method", "data.p.allow"}, "requires at least 1 arg(s)"},
+		"no file":     {[]string{"--check-method", "data.p.allow"}, "a path is missing; write tollgate policy inspect FILE|DIR... [flags]"},
 		"not there":   {[]string{"--check-method", "data.p.allow", file + "x"}, "no such file"},
 		"no rule":     {[]string{"--check-method", "data.p.deny", file}, "names no rule of the policy"},
 		"no ref":      {[]string{"--check-method", "p.allow", file}, "is no reference to a rule"},

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"time"
@@ -77,6 +78,18 @@ func policyTestCommand() *cobra.Command {
 func (t *testRun) do(ctx context.Context, out io.Writer, paths []string) error {
 	if t.format != "pretty" && t.format != "json" {
 		return fmt.Errorf("--format is %q; use pretty or json", t.format)
+	}
+	if _, err := regexp.Compile(t.run); err != nil {
+		return fmt.Errorf("--run is no regular expression: %w", err)
+	}
+	if t.threshold < 0 || t.threshold > 100 {
+		return fmt.Errorf("--threshold is %g; use 0 to 100 percent", t.threshold)
+	}
+	if t.timeout <= 0 {
+		return fmt.Errorf("--timeout is %s; use more than 0s", t.timeout)
+	}
+	if err := checkHosts(t.allowHosts); err != nil {
+		return err
 	}
 	capabilities := rego.NewEnvironment(rego.Options{AllowHosts: t.allowHosts}).Capabilities()
 	options := ast.ParserOptions{RegoVersion: language(t.v0), Capabilities: capabilities, ProcessAnnotation: true}

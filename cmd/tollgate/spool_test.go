@@ -196,7 +196,8 @@ func TestSpoolErrors(t *testing.T) {
 		want string // a pattern
 	}{
 		"no such command":        {[]string{"look"}, `^unknown command "look" for "tollgate spool"`},
-		"no directory":           {[]string{"inspect"}, `^accepts 1 arg\(s\), received 0$`},
+		"no directory":           {[]string{"inspect"}, `^a path is missing; write tollgate spool inspect DIR \[flags\]$`},
+		"two directories":        {[]string{"verify", empty, "more"}, `^"more" is one path too many; write tollgate spool verify DIR \[flags\]$`},
 		"missing, inspect":       {[]string{"inspect", empty + "/none"}, `^spool inspect: stat .*none: no such file or directory$`},
 		"empty, inspect":         {[]string{"inspect", empty}, `^spool inspect: ` + regexp.QuoteMeta(empty) + `:` + none},
 		"empty, verify":          {[]string{"verify", empty}, `^spool verify: ` + regexp.QuoteMeta(empty) + `:` + none},

@@ -129,7 +129,7 @@ func TestUnavailableBuiltinsDoNotCompile(t *testing.T) {
 		}
 	}
 	_, problems := rego.Kind{}.Compile(handler(config.RegoV0, "data.p.allow", "package p\nallow { http.send({}) }"))
-	assert.Equal(t, "policy[0]:2:9: rego_type_error: undefined function http.send", problems.Error(), "the operator is told which")
+	assert.Equal(t, "policy[0]:2:9: rego_type_error: undefined function http.send, which wants the setting rego.allow_hosts", problems.Error(), "the operator is told which")
 }
 
 // Nothing of the process reaches a policy: not its environment, not its files, not what OPA knows of it.

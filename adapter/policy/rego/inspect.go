@@ -20,9 +20,10 @@ type Inspection struct {
 	Partial    bool `json:"partial"`
 }
 
-// Inspect analyses the policy that the modules, by their names, and the data make for the rule that decides.
-func Inspect(modules map[string]string, data map[string]any, decision string, language config.RegoVersion) (*Inspection, config.Problems) {
-	environment, opaVersion := NewEnvironment(Options{}), version(language)
+// Inspect analyses the policy that the modules, by their names, and the data make for the rule that decides, where it may use
+// what the environment has.
+func Inspect(environment *Environment, modules map[string]string, data map[string]any, decision string, language config.RegoVersion) (*Inspection, config.Problems) {
+	opaVersion := version(language)
 	parsed := make(map[string]*ast.Module, len(modules))
 	var problems config.Problems
 	for _, name := range slices.Sorted(maps.Keys(modules)) {
@@ -35,7 +36,7 @@ func Inspect(modules map[string]string, data map[string]any, decision string, la
 	}
 	ref, err := decisionRef(decision)
 	if err != nil {
-		problems = append(problems, config.Problem{Field: "decision", Text: err.Error()})
+		problems = append(problems, config.Problem{Field: "check_method", Text: err.Error()})
 	}
 	if len(problems) > 0 {
 		return nil, problems

@@ -84,10 +84,23 @@ func describe(field string, err error) config.Problems {
 		}
 		problems = append(problems, config.Problem{
 			Field: place,
-			Text:  e.Code + ": " + redact(e.Message),
+			Text:  e.Code + ": " + redact(e.Message) + whyUndefined(e.Message),
 		})
 	}
 	return problems
+}
+
+// whyUndefined says of a built-in of OPA's why it is undefined here; nothing of what OPA does not have either.
+func whyUndefined(message string) string {
+	name, undefined := strings.CutPrefix(message, "undefined function ")
+	switch _, builtin := ast.BuiltinMap[name]; {
+	case !undefined || !builtin:
+		return ""
+	case name == ast.HTTPSend.Name || name == ast.NetLookupIPAddr.Name:
+		return ", which wants the setting rego.allow_hosts"
+	default:
+		return ", which is not available here; see docs/rego.md"
+	}
 }
 
 // DescribeErrors makes one error of several of OPA's, such as those of a bundle, and leaves out what a policy says.

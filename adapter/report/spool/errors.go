@@ -42,7 +42,7 @@ var classAdvice = [classes]string{
 	TooLarge: "send smaller reports or raise the bound",
 	DiskFull: "free space on the volume; accepting resumes by itself",
 	ReadOnly: "make the directory writable; accepting resumes by itself",
-	IO:       "check the disk; the queue keeps trying",
+	IO:       "check the directory and its disk; once open, the queue keeps trying",
 	Locked:   "stop the other process or give each a directory of its own",
 	Corrupt:  "keep a copy of the directory and check the disk",
 	Closed:   "the process is shutting down",

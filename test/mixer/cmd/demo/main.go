@@ -1,6 +1,6 @@
 // Command demo shows Tollgate at work: it starts the adapter and the real Mixer of Istio 1.7.8 with the examples of
-// operatorconfig/, asks Mixer about requests and reports them as a proxy does, and prints what was decided and why, and what was
-// recorded.
+// operatorconfig/, asks Mixer about requests and quotas and reports them as a proxy does, and prints what was decided and why, what a
+// candidate would have decided, and what was recorded.
 package main
 
 import (
@@ -39,6 +39,9 @@ type request struct {
 	headers map[string]string
 }
 
+// oldKey is what the candidate of the example shadow turns away.
+var oldKey = request{"token, an old partner key", "/partners/7", map[string]string{"x-custom-token": "abc", "x-partner-key": "old-4711"}}
+
 var requests = []request{
 	{"the right token", "/reviews/1", map[string]string{"x-custom-token": "abc"}},
 	{"a wrong token", "/reviews/1", map[string]string{"x-custom-token": "xyz"}},
@@ -46,7 +49,9 @@ var requests = []request{
 	{"an empty token", "/reviews/1", map[string]string{"x-custom-token": ""}},
 	{"token, bucket-admins read", "/buckets/7", map[string]string{"x-custom-token": "abc", "x-user-group": "bucket-admins", "x-method": "storage.buckets.get"}},
 	{"token, bucket-admins delete", "/buckets/7", map[string]string{"x-custom-token": "abc", "x-user-group": "bucket-admins", "x-method": "storage.buckets.delete"}},
+	{"the same, another bucket", "/buckets/8", map[string]string{"x-custom-token": "abc", "x-user-group": "bucket-admins", "x-method": "storage.buckets.get"}},
 	{"token, guests read", "/buckets/7", map[string]string{"x-custom-token": "abc", "x-user-group": "guests", "x-method": "storage.buckets.get"}},
+	oldKey,
 	{"token, policy is broken", "/broken-closed", map[string]string{"x-custom-token": "abc"}},
 	{"token, broken but opened", "/broken-open", map[string]string{"x-custom-token": "abc"}},
 }
@@ -89,6 +94,8 @@ func run(ctx context.Context) (err error) {
 		"rego":        "operatorconfig/examples/rego.yaml",
 		"access-log":  "operatorconfig/examples/access-log.yaml",
 		"metrics":     "operatorconfig/examples/metrics.yaml",
+		"quota":       "operatorconfig/examples/quota.yaml",
+		"shadow":      "operatorconfig/examples/shadow.yaml",
 	} {
 		text, err := os.ReadFile(filepath.Join(binaries.Root, path))
 		if err != nil {
@@ -97,7 +104,8 @@ func run(ctx context.Context) (err error) {
 		resources[name] = string(text)
 	}
 	for name, text := range resources {
-		resources[name] = strings.ReplaceAll(text, exampleAddress, tollgate.Addr)
+		// Without a store, quotas are counted in memory: there is no Redis here.
+		resources[name] = strings.NewReplacer(exampleAddress, tollgate.Addr, "      store: main\n", "").Replace(text)
 	}
 	mixer, err := mesh.StartMixer(ctx, mesh.Versions[0], mesh.MixerOptions{Binaries: binaries, Resources: resources})
 	if err != nil {
@@ -108,7 +116,7 @@ func run(ctx context.Context) (err error) {
 		return fmt.Errorf("mixer rejects the configuration: %s", strings.Join(problems, "; "))
 	}
 	fmt.Printf("Tollgate and the real Mixer of Istio %s run (started in %.1fs), with operatorconfig/tollgate.yaml and its examples\n"+
-		"auth-header, rego, access-log and metrics. Mixer is asked about each request as a proxy would ask.\n\n", mixer.Version, time.Since(started).Seconds())
+		"auth-header, rego, quota, shadow, access-log and metrics. Mixer is asked about each request as a proxy would ask.\n\n", mixer.Version, time.Since(started).Seconds())
 
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(table, "REQUEST\tPATH\tDECISION\tREASON\tLIFETIME\tTHE CALLER IS TOLD")
@@ -130,6 +138,15 @@ func run(ctx context.Context) (err error) {
 	if err := table.Flush(); err != nil {
 		return err
 	}
+	if err := showQuota(ctx, mixer); err != nil {
+		return err
+	}
+	if err := showCandidate(ctx, mixer, tollgate.AdminAddr); err != nil {
+		return err
+	}
+	if err := showDenial(ctx, tollgate.AdminAddr); err != nil {
+		return err
+	}
 	if err := mixer.Report(ctx, reports...); err != nil {
 		return fmt.Errorf("reporting: %w", err)
 	}
@@ -137,6 +154,86 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	fmt.Print(next)
+	return nil
+}
+
+// showQuota asks twice for more than half of what a client has in a minute.
+func showQuota(ctx context.Context, mixer *mesh.Mixer) error {
+	fmt.Print("\nThe quota of the client trial is 30 requests a minute. A proxy asks ahead for 20, and for 20 again:\n\n")
+	client := attributes(request{path: "/reviews/1", headers: map[string]string{"x-custom-token": "abc", "x-client": "trial"}})
+	for range 2 {
+		verdict, err := mixer.CheckQuota(ctx, client, map[string]int64{"requests": 20})
+		if err != nil {
+			return fmt.Errorf("quota: %w", err)
+		}
+		granted := verdict.Quotas["requests"]
+		fmt.Printf("  %d granted, valid for %s\n", granted.Granted, granted.ValidFor.Round(time.Second))
+	}
+	return nil
+}
+
+// showCandidate prints what the candidate of the handler partners would have said. Where it was not compiled yet it asks again.
+func showCandidate(ctx context.Context, mixer *mesh.Mixer, admin string) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	fmt.Print("\nThe handler partners has a candidate without the old key. It decides nothing; it would have denied the request above:\n\n")
+	asked := 1
+	return mesh.WaitFor(ctx, "the candidate", func(ctx context.Context) error {
+		found, err := samples(ctx, "http://"+admin+"/metrics", "tollgate_shadow_")
+		switch {
+		case err != nil:
+			return err
+		case strings.Contains(found, "tollgate_shadow_decisions_total{"):
+			fmt.Print(found)
+			return nil
+		case strings.Contains(found, fmt.Sprintf(`reason="compiling"} %d`, asked)):
+			asked++
+			if _, err := mixer.Check(ctx, attributes(oldKey)); err != nil {
+				return err
+			}
+		}
+		return errors.New("has not answered")
+	})
+}
+
+// showDenial prints why the last request was denied, as the admin listener tells programs.
+func showDenial(ctx context.Context, admin string) error {
+	body, err := get(ctx, "http://"+admin+"/status.json")
+	if err != nil {
+		return err
+	}
+	type decision struct {
+		Time    time.Time `json:"time"`
+		Handler string    `json:"handler"`
+		Outcome string    `json:"outcome"`
+		Code    string    `json:"code"`
+		Check   string    `json:"check"`
+		Reason  string    `json:"reason"`
+	}
+	var status struct {
+		Handlers []struct {
+			Refusals []decision `json:"refusals"`
+		} `json:"handlers"`
+	}
+	if err := json.Unmarshal(body, &status); err != nil {
+		return fmt.Errorf("status.json: %w", err)
+	}
+	var last decision
+	for _, handler := range status.Handlers {
+		for _, refusal := range handler.Refusals {
+			if refusal.Outcome == "deny" && refusal.Time.After(last.Time) {
+				last = refusal
+			}
+		}
+	}
+	if last.Time.IsZero() {
+		return errors.New("status.json has no denial")
+	}
+	line, err := json.Marshal(last)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\nWhy the last request was denied: on the page of the admin listener, http://%s/ while the demo runs, and in its /status.json:\n\n  %s\n", admin, line)
 	return nil
 }
 
@@ -179,6 +276,13 @@ func showRecords(ctx context.Context, accessLog string, want int, admin string) 
 		if err == nil && strings.Count(pending, "} 0\n") != 2 {
 			err = errors.New(pending)
 		}
+		if err != nil {
+			return err
+		}
+		recorded, err := samples(ctx, "http://"+admin+"/metrics", "tollgate_decision_log_recorded_total 1")
+		if err == nil && recorded == "" {
+			err = errors.New("the candidate's decision is not recorded")
+		}
 		return err
 	}); err != nil {
 		return err
@@ -188,10 +292,12 @@ func showRecords(ctx context.Context, accessLog string, want int, admin string) 
 		return err
 	}
 	lines := strings.Split(strings.TrimSpace(string(content)), "\n")
-	if len(lines) != want {
-		return fmt.Errorf("the access log has %d lines, not %d", len(lines), want)
+	entries := slices.DeleteFunc(lines, func(line string) bool { return !strings.Contains(line, `"kind":"logentry"`) })
+	if len(entries) != want {
+		return fmt.Errorf("the access log has %d entries, not %d", len(entries), want)
 	}
-	fmt.Printf("\nThe same requests were reported through Mixer and kept before it was answered. %d lines are in the access log; the first:\n\n%s\n", len(lines), lines[0])
+	fmt.Printf("\nThe requests of the table were reported through Mixer and kept before it was answered. %d are in the access log; the first:\n\n%s\n"+
+		"\nBeside them is the decision of which the candidate thinks otherwise, with what it would have said.\n", want, entries[0])
 
 	fmt.Print("\nSeries for Prometheus, on the admin listener at /metrics/metrics:\n\n")
 	series, err := samples(ctx, "http://"+admin+"/metrics/metrics", "istio_requests_total{")
@@ -208,16 +314,7 @@ func showRecords(ctx context.Context, accessLog string, want int, admin string) 
 
 // samples returns the samples of a page of metrics that begin with one of the prefixes, indented.
 func samples(ctx context.Context, url string, prefixes ...string) (string, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
-	if err != nil {
-		return "", err
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return "", err
-	}
-	defer response.Body.Close()
-	page, err := io.ReadAll(response.Body)
+	page, err := get(ctx, url)
 	if err != nil {
 		return "", err
 	}
@@ -228,6 +325,19 @@ func samples(ctx context.Context, url string, prefixes ...string) (string, error
 		}
 	}
 	return found.String(), nil
+}
+
+func get(ctx context.Context, url string) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	return io.ReadAll(response.Body)
 }
 
 func attributes(r request) mesh.Attributes {
@@ -257,11 +367,15 @@ func reasons(log string) string {
 	for line := range strings.Lines(log) {
 		var entry struct {
 			Msg, Handler, Outcome, Reason string
+			Cached                        bool
 		}
 		if json.Unmarshal([]byte(line), &entry) == nil && entry.Msg == "decision" {
 			reason := entry.Handler + ": " + entry.Reason
 			if strings.HasPrefix(entry.Outcome, "failed_") {
 				reason += " (" + strings.ReplaceAll(entry.Outcome, "_", " ") + ")"
+			}
+			if entry.Cached {
+				reason += " (remembered)"
 			}
 			all = append(all, reason)
 		}
@@ -287,6 +401,8 @@ Try next:
   make build && bin/tollgate serve       the adapter alone, on 127.0.0.1:44225; metrics on http://127.0.0.1:44226/metrics
   bin/tollgate operatorconfig            the resources that tell Mixer about it
   operatorconfig/examples/               the handlers above, commented; change one and run make demo again
-  docs/handlers.md, docs/settings.md     every field of a handler, every setting, and what each failure does
+  docs/handlers.md, docs/settings.md     every field of a handler, and every setting
+  docs/failures.md, docs/rego.md         what each failure does; what a policy sees, and what is remembered
+  docs/quota.md, docs/shadow.md          quotas, and trying a handler's next params
   docs/reports.md                        how records are kept and delivered
 `
