@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -19,6 +18,7 @@ import (
 func policyInspectCommand() *cobra.Command {
 	var method string
 	var v0, asJSON bool
+	var allowHosts []string
 	command := &cobra.Command{
 		Use:   "inspect FILE|DIR...",
 		Short: "Tell what a policy reads of requests, and whether its answers are remembered",
@@ -27,7 +27,7 @@ func policyInspectCommand() *cobra.Command {
 		Example: "  tollgate policy inspect --check-method data.mixerauthz.allow policy.rego",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(command *cobra.Command, paths []string) error {
-			found, err := inspectPolicy(paths, method, v0)
+			found, err := inspectPolicy(paths, method, v0, rego.NewEnvironment(rego.Options{AllowHosts: allowHosts}))
 			if err != nil {
 				return err
 			}
@@ -42,29 +42,26 @@ func policyInspectCommand() *cobra.Command {
 	command.Flags().StringVar(&method, "check-method", "", "the rule that decides, as in a handler's check_method")
 	command.Flags().BoolVar(&v0, "v0-compatible", false, "read the syntax before OPA 1.0, as handlers do by default")
 	command.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	command.Flags().StringSliceVar(&allowHosts, "allow-hosts", nil, "hosts as in the setting rego.allow_hosts")
 	_ = command.MarkFlagRequired("check-method")
 	return command
 }
 
-func inspectPolicy(paths []string, method string, v0 bool) (*rego.Inspection, error) {
-	version := config.RegoV1
+func inspectPolicy(paths []string, method string, v0 bool, environment *rego.Environment) (*rego.Inspection, error) {
+	content := rego.Content{Modules: map[string]rego.Module{}, Version: config.RegoV1}
 	if v0 {
-		version = config.RegoV0
+		content.Version = config.RegoV0
 	}
 	tests := func(_ string, info fs.FileInfo, _ int) bool { return strings.HasSuffix(info.Name(), "_test.rego") }
 	loaded, err := loader.NewFileLoader().WithRegoVersion(language(v0)).Filtered(paths, tests)
 	if err != nil {
 		return nil, err
 	}
-	modules := make(map[string]string, len(loaded.Modules))
 	for _, module := range loaded.Modules {
-		modules[module.Name] = string(module.Raw)
+		content.Modules[module.Name] = rego.Module{Text: string(module.Raw), Version: content.Version}
 	}
-	found, problems := rego.Inspect(modules, loaded.Documents, method, version)
-	if len(problems) > 0 {
-		return nil, errors.New(problems.Error())
-	}
-	return found, nil
+	content.Data = loaded.Documents
+	return rego.Inspect(content, method, environment)
 }
 
 func printInspection(w io.Writer, found *rego.Inspection) error {
