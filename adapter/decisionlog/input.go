@@ -13,14 +13,9 @@ import (
 )
 
 // Input returns what the record of a decision says that was decided on: JSON in the shape of Rego's input, without what the handler
-// drops, and with a mask over what it masks and over credentials. Only records, and who may see those, get to see it.
-func Input(handler *config.Handler, request *policy.Request, d *policy.Decision) string {
-	return input(handler, request, d)
-}
-
-// input returns the JSON of what was decided on, in the shape of Rego's input, without what the handler drops and with a mask over
-// what it masks and over credentials. Of the decision it has whose API key was accepted, and how much of a quota was granted.
-func input(handler *config.Handler, request *policy.Request, decision *policy.Decision) string {
+// drops, and with a mask over what it masks and over credentials. Of the decision it has whose API key was accepted, and how much of a
+// quota was granted. Only records, and who may see those, get to see it.
+func Input(handler *config.Handler, request *policy.Request, decision *policy.Decision) string {
 	h := hider{handler}
 	document := map[string]any{}
 	if s := request.Subject; s != nil {
@@ -113,11 +108,6 @@ func (h hider) credential(name string, action bool) bool {
 	if compares(h.handler, name, action) || h.handler.Shadow != nil && compares(h.handler.Shadow.Candidate, name, action) {
 		return true
 	}
-	for i := range h.handler.Basic {
-		if p := h.handler.Basic[i].Property; p.Name == name && p.Action == action {
-			return true
-		}
-	}
 	for _, header := range []string{"authorization", "proxy-authorization", "cookie", "set-cookie"} {
 		if strings.EqualFold(name, header) {
 			return true
@@ -134,6 +124,11 @@ func compares(handler *config.Handler, name string, action bool) bool {
 	}
 	for i := range handler.JWT {
 		if p := handler.JWT[i].Property; p.Name == name && p.Action == action {
+			return true
+		}
+	}
+	for i := range handler.Basic {
+		if p := handler.Basic[i].Property; p.Name == name && p.Action == action {
 			return true
 		}
 	}

@@ -250,7 +250,7 @@ func (l *Log) sinks(names []string) []string {
 func newRecord(id string, handler *config.Handler, request *policy.Request, d *policy.Decision, elapsed time.Duration) *record.Decision {
 	return &record.Decision{
 		ID: id, Handler: handler.Name, Instance: request.Instance, Outcome: d.Outcome(), Code: d.Code.String(), Class: class(d.Failure),
-		Check: d.Check, Reason: d.Reason, Revision: d.Revision, Cached: d.Cached, Latency: elapsed, Input: input(handler, request, d),
+		Check: d.Check, Reason: d.Reason, Revision: d.Revision, Cached: d.Cached, Latency: elapsed, Input: Input(handler, request, d),
 		Checks: checks(d.Findings),
 	}
 }

@@ -48,13 +48,14 @@ func TestShadowsAreRecorded(t *testing.T) {
 	asked := &policy.Request{Instance: "i", Subject: &policy.Subject{Properties: attribute.Map{
 		{Name: "key", Value: attribute.OfText(attribute.String, "planted")},
 		{Name: "token", Value: attribute.OfText(attribute.String, "planted")},
+		{Name: "password", Value: attribute.OfText(attribute.String, "planted")},
 		{Name: "user", Value: attribute.OfText(attribute.String, "planted")},
 		{Name: "plan", Value: attribute.OfText(attribute.String, "gold")},
 	}}}
 	for recording, want := range map[config.Recording]int{config.RecordNone: 0, config.RecordDenials: 2, config.RecordSampled: 2, config.RecordAll: 2} {
 		h := handler(config.DecisionLog{Record: recording, SampleOneIn: 1_000_000, Mask: []string{"user"}, Sinks: []string{"audit"}})
 		h.Headers = []config.HeaderCheck{{Property: config.Property{Name: "key"}}}
-		h.Shadow = &config.Shadow{Candidate: &config.Handler{Headers: []config.HeaderCheck{{Property: config.Property{Name: "token"}}}}}
+		h.Shadow = &config.Shadow{Candidate: &config.Handler{Headers: []config.HeaderCheck{{Property: config.Property{Name: "token"}}}, Basic: []config.BasicCheck{{Property: config.Property{Name: "password"}}}}}
 		a := &acceptor{}
 		log := decisionlog.New(a, decisionlog.Options{Sinks: []string{"audit"}})
 		end := run(log)
@@ -83,7 +84,7 @@ func TestShadowsAreRecorded(t *testing.T) {
 		assert.Equal(t, "allow", first.Outcome)
 		assert.Equal(t, "r", first.Revision)
 		assert.Equal(t, time.Millisecond, first.Latency)
-		assert.JSONEq(t, `{"subject": {"properties": {"key": "***", "token": "***", "user": "***", "plan": "gold"}}}`, first.Input)
+		assert.JSONEq(t, `{"subject": {"properties": {"key": "***", "token": "***", "password": "***", "user": "***", "plan": "gold"}}}`, first.Input)
 		assert.JSONEq(t, `{"divergence": "would_deny", "outcome": "deny", "code": "PERMISSION_DENIED", "check": "header/token",
 			"reason": "header_mismatch", "revision": "c", "latency_seconds": 0.002}`, first.Shadow)
 		assert.Regexp(t, "^[a-z2-7]{16}$", records[1].ID)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -55,9 +54,9 @@ func inspectPolicy(paths []string, method string, v0 bool, allowHosts []string) 
 	if err := checkHosts(allowHosts); err != nil {
 		return nil, err
 	}
-	version := config.RegoV1
+	content := rego.Content{Modules: map[string]rego.Module{}, Version: config.RegoV1}
 	if v0 {
-		version = config.RegoV0
+		content.Version = config.RegoV0
 	}
 	tests := func(_ string, info fs.FileInfo, _ int) bool { return strings.HasSuffix(info.Name(), "_test.rego") }
 	loaded, err := loader.NewFileLoader().WithRegoVersion(language(v0)).Filtered(paths, tests)
@@ -67,15 +66,11 @@ func inspectPolicy(paths []string, method string, v0 bool, allowHosts []string) 
 	if len(loaded.Modules) == 0 {
 		return nil, fmt.Errorf("%s: there is no policy; name files that end in .rego, or directories with such files", strings.Join(paths, ", "))
 	}
-	modules := make(map[string]string, len(loaded.Modules))
 	for _, module := range loaded.Modules {
-		modules[module.Name] = string(module.Raw)
+		content.Modules[module.Name] = rego.Module{Text: string(module.Raw), Version: content.Version}
 	}
-	found, problems := rego.Inspect(rego.NewEnvironment(rego.Options{AllowHosts: allowHosts}), modules, loaded.Documents, method, version)
-	if len(problems) > 0 {
-		return nil, errors.New(problems.Error())
-	}
-	return found, nil
+	content.Data = loaded.Documents
+	return rego.Inspect(content, method, rego.NewEnvironment(rego.Options{AllowHosts: allowHosts}))
 }
 
 func printInspection(w io.Writer, found *rego.Inspection) error {

@@ -77,10 +77,16 @@ func TestPolicyInspectRefuses(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte("package p\nallow := true\nsecret := \"hunter2\"\n"), 0o600))
 	broken := filepath.Join(t.TempDir(), "broken.rego")
 	require.NoError(t, os.WriteFile(broken, []byte("package p\nallow := nothing(\"hunter2\")\n"), 0o600))
+	sends := filepath.Join(t.TempDir(), "sends.rego")
+	require.NoError(t, os.WriteFile(sends, []byte("package p\nallow if http.send({\"method\": \"get\", \"url\": \"https://authz\"}).status_code == 200\n"), 0o600))
+	deep := filepath.Join(t.TempDir(), "deep.rego")
+	require.NoError(t, os.WriteFile(deep, []byte("package p\nallow := "+strings.Repeat("[1 | ", 10)+"true"+strings.Repeat("]", 10)), 0o600))
 	for name, test := range map[string]struct {
 		arguments []string
 		want      string
 	}{
+		"network":     {[]string{"--check-method", "data.p.allow", sends}, "undefined function http.send"},
+		"too deep":    {[]string{"--check-method", "data.p.allow", deep}, "more than 8 deep"},
 		"no decision": {[]string{file}, `required flag(s) "check-method" not set`},
 		"no file":     {[]string{"--check-method", "data.p.allow"}, "a path is missing; write tollgate policy inspect FILE|DIR... [flags]"},
 		"not there":   {[]string{"--check-method", "data.p.allow", file + "x"}, "no such file"},
@@ -92,6 +98,16 @@ func TestPolicyInspectRefuses(t *testing.T) {
 		require.ErrorContains(t, err, test.want, name)
 		assert.NotContains(t, err.Error(), "hunter2")
 	}
+}
+
+// What settings allow is allowed here.
+func TestPolicyInspectAllowsHosts(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "policy.rego")
+	require.NoError(t, os.WriteFile(file, []byte("package p\nallow if http.send({\"method\": \"get\", \"url\": \"https://authz\"}).status_code == 200\n"), 0o600))
+	out, err := execute(t, "policy", "inspect", "--allow-hosts", "authz", "--check-method", "data.p.allow", file)
+	require.NoError(t, err)
+	assert.Contains(t, out, "volatile            http.send at ")
 }
 
 // What docs/rego.md shows is what comes out.

@@ -35,18 +35,43 @@ func checkInputFields(rules []*ast.Rule) (problems config.Problems) {
 		})
 	}
 	for _, rule := range rules {
-		ast.WalkRefs(rule, func(ref ast.Ref) bool {
+		walkDeciding(rule, func(ref ast.Ref) {
 			if text := unknownField(ref); text != "" && !slices.ContainsFunc(replaced, ref.HasPrefix) && !slices.ContainsFunc(replaced, isInput) {
 				problem := config.Problem{Field: place("policy", ref[0].Location), Text: text}
 				if !slices.Contains(problems, problem) {
 					problems = append(problems, problem)
 				}
 			}
-			return false
 		})
 	}
 	slices.SortFunc(problems, func(a, b config.Problem) int { return strings.Compare(a.String(), b.String()) })
 	return problems
+}
+
+// walkDeciding visits the references of a rule but for those that are only printed: they decide nothing, and where nobody listens to print
+// the compiler leaves them out.
+func walkDeciding(rule *ast.Rule, visit func(ast.Ref)) {
+	// The compiler gives every argument of print a variable, and puts before it what that is.
+	printed := ast.NewVarSet()
+	ast.WalkExprs(rule, func(x *ast.Expr) bool {
+		if x.IsCall() && x.Operator().String() == ast.InternalPrint.Name {
+			ast.WalkVars(x.Operand(0), func(v ast.Var) bool { printed.Add(v); return false })
+		}
+		return false
+	})
+	ast.NewGenericVisitor(func(node any) bool {
+		switch x := node.(type) {
+		case *ast.Expr:
+			if !x.Generated || !x.IsEquality() {
+				return false
+			}
+			v, ok := x.Operand(0).Value.(ast.Var)
+			return ok && printed.Contains(v)
+		case ast.Ref:
+			visit(x)
+		}
+		return false
+	}).Walk(rule)
 }
 
 func isInput(ref ast.Ref) bool { return len(ref) == 1 }

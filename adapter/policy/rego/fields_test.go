@@ -79,3 +79,20 @@ func TestUnknownInputFieldsTellAll(t *testing.T) {
 	}
 	assert.Equal(t, []string{"policy[0]:2:12:", "policy[0]:2:21:", "policy[0]:3:10:", "policy[1]:2:6:"}, places)
 }
+
+// Whether somebody listens to print makes no difference to what is refused.
+func TestUnknownInputFieldsOfPrint(t *testing.T) {
+	t.Parallel()
+	for _, options := range []rego.Options{{}, {Print: func(rego.Printed) {}}} {
+		kind := rego.Kind{Environment: rego.NewEnvironment(options)}
+		for body, refused := range map[string]bool{
+			"print(\"the request is\", input.request, input.subjct.user); true":        false,
+			"print(input.action.path, [x | x := input.request.x]); input.subject.user": false,
+			"print(input.request); input.subjct":                                       true,
+			"x := input.subjct; print(x)":                                              true,
+		} {
+			_, problems := kind.Compile(handler(config.RegoV1, "data.p.allow", "package p\nallow if { "+body+" }"))
+			assert.Equal(t, refused, len(problems) > 0, "%s: %v", body, problems)
+		}
+	}
+}

@@ -104,20 +104,29 @@ func (s *Source) Compile(content Content) (generation *Generation, err error) {
 			err = fmt.Errorf("compiling it panicked: %T\n%s", r, debug.Stack())
 		}
 	}()
+	library, err := compile(content, s.environment)
+	if err != nil {
+		return nil, err
+	}
+	return &Generation{library: library, revision: content.Revision}, nil
+}
+
+// compile compiles content.
+func compile(content Content, environment *Environment) (*library, error) {
 	if len(content.Modules) == 0 {
 		return nil, errors.New("it has no Rego module; an empty source would be no policy at all")
 	}
 	var problems config.Problems
 	modules := make(map[string]*ast.Module, len(content.Modules))
 	for _, file := range slices.Sorted(maps.Keys(content.Modules)) {
-		module, found := parseModule(file, content.Modules[file].Text, version(content.Modules[file].Version), s.environment)
+		module, found := parseModule(file, content.Modules[file].Text, version(content.Modules[file].Version), environment)
 		modules[file] = module
 		problems = append(problems, found...)
 	}
 	if len(problems) > 0 {
 		return nil, problems
 	}
-	library, problems := newLibrary(modules, version(content.Version), s.environment)
+	library, problems := newLibrary(modules, version(content.Version), environment)
 	if len(problems) > 0 {
 		return nil, problems
 	}
@@ -126,7 +135,7 @@ func (s *Source) Compile(content Content) (generation *Generation, err error) {
 	}
 	// Its own store, which is never written to: an open read would block a write for ever.
 	library.store = inmem.NewFromObjectWithOpts(content.Data, inmem.OptReturnASTValuesOnRead(true))
-	return &Generation{library: library, revision: content.Revision}, nil
+	return library, nil
 }
 
 func version(v config.RegoVersion) ast.RegoVersion {
