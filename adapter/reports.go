@@ -11,6 +11,10 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tollgate-mesh/tollgate/adapter/decisionlog"
+	"github.com/tollgate-mesh/tollgate/adapter/observe"
 	"github.com/tollgate-mesh/tollgate/adapter/report"
 	"github.com/tollgate-mesh/tollgate/adapter/report/sink/client"
 	"github.com/tollgate-mesh/tollgate/adapter/report/sink/deadletter"
@@ -27,6 +31,41 @@ import (
 
 // deadLetterDirectory is where dead letters are, beside the directories of the sinks' queues.
 const deadLetterDirectory = "dead-letters"
+
+// reporting is where records go: those of reports, and those of decisions.
+type reporting struct {
+	pipeline  *report.Pipeline
+	sinks     map[string]report.Sink
+	decisions *decisionlog.Log
+}
+
+// openReporting opens the pipeline with the decision log before it, and makes what they count metrics.
+func openReporting(ctx context.Context, s settings.Reports, observer *observe.Observer, logger *slog.Logger) (reporting, error) {
+	pipeline, sinks, err := openPipeline(ctx, s, os.Stdout, logger)
+	if err != nil {
+		return reporting{}, err
+	}
+	observer.CountReports(pipeline)
+	observer.CountSinks(sinks)
+	decisions := decisionlog.New(pipeline, decisionlog.Options{
+		Sinks: pipeline.Sinks(), Default: s.WithDefaults().DefaultSinks, Complain: observer.DecisionsDropped,
+	})
+	observer.CountDecisionLog(decisions)
+	return reporting{pipeline, sinks, decisions}, nil
+}
+
+// metrics returns the pages of metrics by their names: that of the process, "", and those of sinks that keep series.
+func (a *Adapter) metrics(observer *observe.Observer) map[string]prometheus.Gatherer {
+	pages := map[string]prometheus.Gatherer{"": observer.Registry()}
+	for name, sink := range a.sinks {
+		if series, ok := sink.(prometheus.Collector); ok {
+			registry := prometheus.NewRegistry()
+			registry.MustRegister(series)
+			pages[name] = registry
+		}
+	}
+	return pages
+}
 
 // openPipeline opens the queues and sinks of the settings. Run of the pipeline closes them; the sinks are returned by their names
 // for whoever serves or counts what they hold.

@@ -15,7 +15,7 @@ import (
 func (a *Adapter) status() admin.Status {
 	s := admin.Status{
 		Version: a.version, Now: time.Now(), Started: a.started, Listen: a.Address(), Log: a.level.State(),
-		Connections: a.transport.Connections(), Handlers: a.activity.Handlers(), Reports: a.activity.Reports(), Sinks: a.sinks(),
+		Connections: a.transport.Connections(), Handlers: a.activity.Handlers(), Reports: a.activity.Reports(), Sinks: a.shownSinks(),
 	}
 	for _, f := range a.conditions.For(readiness.Reports) {
 		condition := admin.Condition{Name: f.Name, Holds: f.Err == nil, Waived: f.Waived, Reports: f.Calls == readiness.Reports}
@@ -110,7 +110,7 @@ func (s source) shown() (shown []admin.Source) {
 	return shown
 }
 
-func (a *Adapter) sinks() (sinks []admin.Sink) {
+func (a *Adapter) shownSinks() (sinks []admin.Sink) {
 	accounts, attempts := a.pipeline.Stats(), a.pipeline.Attempts()
 	for _, name := range slices.Sorted(maps.Keys(accounts)) {
 		s := accounts[name]

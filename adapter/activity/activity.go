@@ -43,7 +43,14 @@ type Activity struct {
 }
 
 // New returns one of a process that has done nothing yet.
-func New() *Activity { return &Activity{} }
+func New() *Activity {
+	a := &Activity{}
+	a.handlers.others, a.reports.others = newHandler(others, ""), &reports{name: others}
+	return a
+}
+
+// others is the name of all that there is no room for.
+const others = "other"
 
 // Decision is one decision as people see it.
 type Decision struct {
@@ -140,12 +147,14 @@ func (a *Activity) handler(h *config.Handler) *handler {
 	if h != nil {
 		name, fingerprint = h.Name, h.Fingerprint
 	}
-	return a.handlers.get(fingerprint, func() *handler {
-		created := &handler{name: name, fingerprint: fingerprint, first: time.Now()}
-		created.refusals.init(keptRefusals, refusalsPerSecond)
-		created.allows.init(keptAllows, allowsPerSecond)
-		return created
-	})
+	return a.handlers.get(fingerprint, func() *handler { return newHandler(name, fingerprint) })
+}
+
+func newHandler(name, fingerprint string) *handler {
+	h := &handler{name: name, fingerprint: fingerprint, first: time.Now()}
+	h.refusals.init(keptRefusals, refusalsPerSecond)
+	h.allows.init(keptAllows, allowsPerSecond)
+	return h
 }
 
 // Decided takes a decision. The handler is nil where the call brought none that could be decoded; id is that of the decision's record,
@@ -168,8 +177,12 @@ func (a *Activity) Decided(id, caller string, h *config.Handler, request *policy
 	if !kept.wants(now) {
 		return
 	}
+	name := of.name
+	if h != nil {
+		name = h.Name
+	}
 	shown := Decision{
-		Time: now, Handler: of.name, Revision: short(d.Revision), Instance: short(request.Instance), Caller: short(caller),
+		Time: now, Handler: name, Revision: short(d.Revision), Instance: short(request.Instance), Caller: short(caller),
 		Outcome: outcomes[outcome], Code: d.Code.String(), Check: short(d.Check), Reason: short(d.Reason), ID: id, Elapsed: elapsed,
 	}
 	if d.Failure != nil {
@@ -192,6 +205,9 @@ func short(text string) string {
 // Compiled takes a handler that was compiled, whether it can decide or not.
 func (a *Activity) Compiled(p *policy.Policy) {
 	h := a.handler(p.Handler())
+	if h == a.handlers.others { // which is not one
+		return
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.checks, h.modes, h.problems = p.Checks(), p.Handler().Modes.String(), ""
@@ -223,6 +239,9 @@ func (a *Activity) reportsOf(name string) *reports {
 // Planned takes a handler that reports came with.
 func (a *Activity) Planned(plan *report.Plan) {
 	r := a.reportsOf(plan.Handler())
+	if r == a.reports.others {
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.problems = ""

@@ -155,9 +155,9 @@ func TestHandlersAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := activity.New()
 		for i := range 1000 {
-			time.Sleep(time.Millisecond)
+			time.Sleep(50 * time.Millisecond)
 			decided(a, "", shop, allow) // the one that is always used stays
-			time.Sleep(time.Millisecond)
+			time.Sleep(50 * time.Millisecond)
 			decided(a, "", &config.Handler{Name: fmt.Sprint("h", i), Fingerprint: fmt.Sprint("f", i)}, allow)
 			a.Reported(&report.Reported{Handler: fmt.Sprint("h", i)})
 		}
@@ -167,6 +167,37 @@ func TestHandlersAreBounded(t *testing.T) {
 		assert.Equal(t, "shop", all[1].Name)
 		assert.Equal(t, uint64(1000), all[1].Allow)
 		assert.Len(t, a.Reports(), 256)
+	})
+}
+
+// Where more handlers are in use than there is room for, they do not push each other out at every call.
+func TestMoreHandlersThanThereIsRoomFor(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const many, rounds = 300, 10
+		a := activity.New()
+		for range rounds {
+			for i := range many {
+				h := &config.Handler{Name: fmt.Sprint("h", i), Fingerprint: fmt.Sprint("f", i)}
+				decided(a, "", h, deny)
+				a.Reported(&report.Reported{Handler: h.Name})
+			}
+		}
+		counted, others := uint64(0), uint64(0)
+		all := a.Handlers()
+		for _, h := range all {
+			counted += h.Deny
+			if h.Name == "other" {
+				others = h.Deny
+				for _, refusal := range h.Refusals {
+					assert.Regexp(t, `^h\d+$`, refusal.Handler, "it is told whose it was")
+				}
+			}
+		}
+		assert.Len(t, all, 256+1)
+		assert.EqualValues(t, many*rounds, counted+1, "but for that of the one that was replaced")
+		assert.EqualValues(t, (many-256)*rounds-1, others)
+		assert.Len(t, a.Reports(), 256+1)
 	})
 }
 

@@ -7,19 +7,31 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // table keeps a bounded number of entries, which are looked up in every call and made rarely: readers take no lock.
 type table[E interface{ lastUse() int64 }] struct {
 	entries atomic.Pointer[map[string]E]
-	mu      sync.Mutex // one writer at a time
+	// others stands for those that there is no room for.
+	others E
+	// quiet is until when a table that is full stays as it is, in Unix nanoseconds.
+	quiet atomic.Int64
+	mu    sync.Mutex // one writer at a time
 }
 
-// get returns the entry of a key, which create makes where there is none.
+// replaceEvery is how often an entry takes the place of another. Where more are in use than there is room for, nearly every call would
+// replace one.
+const replaceEvery = 100 * time.Millisecond
+
+// get returns the entry of a key, which create makes where there is none: others, where none can be made now.
 func (t *table[E]) get(key string, create func() E) E {
 	if now := t.entries.Load(); now != nil {
 		if entry, ok := (*now)[key]; ok {
 			return entry
+		}
+		if len(*now) >= maxHandlers && time.Now().UnixNano() < t.quiet.Load() {
+			return t.others
 		}
 	}
 	t.mu.Lock()
@@ -32,6 +44,11 @@ func (t *table[E]) get(key string, create func() E) E {
 		next = maps.Clone(*now)
 	}
 	if len(next) >= maxHandlers {
+		now := time.Now()
+		if now.UnixNano() < t.quiet.Load() { // while this call waited for the lock
+			return t.others
+		}
+		t.quiet.Store(now.Add(replaceEvery).UnixNano())
 		delete(next, oldest(next))
 	}
 	entry := create()
@@ -45,7 +62,11 @@ func (t *table[E]) all() []E {
 	if now == nil {
 		return nil
 	}
-	return slices.Collect(maps.Values(*now))
+	all := slices.Collect(maps.Values(*now))
+	if t.others.lastUse() != 0 {
+		all = append(all, t.others)
+	}
+	return all
 }
 
 // oldest returns the key of the entry that was not used for the longest time.

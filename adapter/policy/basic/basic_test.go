@@ -241,6 +241,7 @@ func TestParseUsers(t *testing.T) {
 		"all":               {document: staff, users: 5},
 		"nobody":            {document: ""},
 		"comments":          {document: "# a\n\n  \n#b:c\n"},
+		"byte order mark":   {document: "\ufeffa:" + wombat, problem: `line 1 begins with a byte order mark; save the file without one`},
 		"no colon":          {document: "a:" + wombat + "\nplanted", problem: `line 2 has no colon; write "name:hash" as htpasswd does`},
 		"no name":           {document: ":" + wombat, problem: "line 1 has no name before the colon; use 1 to 128 bytes of UTF-8"},
 		"long name":         {document: strings.Repeat("n", 129) + ":" + wombat, problem: "line 1 has a name that is too long; use 1 to 128 bytes of UTF-8"},

@@ -36,6 +36,9 @@ func ParseUsers(document []byte) (*Users, error) {
 		if strings.TrimSpace(line) == "" || line[0] == '#' {
 			continue
 		}
+		if strings.HasPrefix(line, "\ufeff") { // else the user would be unknown, and nobody would see why
+			return nil, fmt.Errorf("line %d begins with a byte order mark; save the file without one", number)
+		}
 		name, hash, ok := strings.Cut(line, ":")
 		if !ok {
 			return nil, fmt.Errorf(`line %d has no colon; write "name:hash" as htpasswd does`, number)
