@@ -71,7 +71,7 @@ reports:
 				// Each by itself: what is delivered meanwhile makes room for a moment.
 				s.await(t, "/readyz/reports to say that the disk is full", func() bool {
 					code, body := ready("/readyz/reports")
-					return code == http.StatusServiceUnavailable && strings.Contains(body, "sink records: spool "+spool) &&
+					return code == http.StatusServiceUnavailable && strings.Contains(body, "reports.sinks.records: spool "+spool) &&
 						strings.Contains(body, "disk_full") && strings.Contains(body, "no space left on device; free space on the volume")
 				})
 				s.await(t, "the metric of the fault", func() bool { return fault("disk_full") == 1 })
