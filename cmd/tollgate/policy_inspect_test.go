@@ -12,6 +12,17 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// inspect runs a command, again where the machine was too busy for the 50 ms that partial evaluation may take.
+func inspect(t *testing.T, arguments ...string) (out string, err error) {
+	t.Helper()
+	for range 30 {
+		if out, err = execute(t, arguments...); !strings.Contains(out, "it takes longer than") {
+			break
+		}
+	}
+	return out, err
+}
+
 func TestPolicyInspect(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ source, version, want string }{
@@ -54,12 +65,12 @@ partial evaluation  serves
 			}
 			file := filepath.Join(directory, "policy.rego")
 			for _, path := range []string{directory, file} {
-				out, err := execute(t, "policy", "inspect", "--v0-compatible="+strconv.FormatBool(test.version == "v0"), "--check-method", "data.p.allow", path)
+				out, err := inspect(t, "policy", "inspect", "--v0-compatible="+strconv.FormatBool(test.version == "v0"), "--check-method", "data.p.allow", path)
 				require.NoError(t, err)
 				// OPA names files by a path without the leading slash in some places, and with it in others.
 				assert.Equal(t, test.want, strings.NewReplacer(file, "FILE", strings.TrimPrefix(file, "/"), "FILE").Replace(out))
 			}
-			out, err := execute(t, "policy", "inspect", "--json", "--v0-compatible="+strconv.FormatBool(test.version == "v0"), "--check-method", "data.p.allow", file)
+			out, err := inspect(t, "policy", "inspect", "--json", "--v0-compatible="+strconv.FormatBool(test.version == "v0"), "--check-method", "data.p.allow", file)
 			require.NoError(t, err)
 			var document map[string]any
 			require.NoError(t, json.Unmarshal([]byte(out), &document))
@@ -123,7 +134,7 @@ func TestPolicyInspectIsDocumented(t *testing.T) {
 	shown, _, _ = strings.Cut(shown, "```")
 	file := filepath.Join(t.TempDir(), "shop.rego")
 	require.NoError(t, os.WriteFile(file, []byte(module), 0o600))
-	out, err := execute(t, "policy", "inspect", "--v0-compatible", "--check-method", "data.shop.decision", file)
+	out, err := inspect(t, "policy", "inspect", "--v0-compatible", "--check-method", "data.shop.decision", file)
 	require.NoError(t, err)
 	assert.Equal(t, shown, out)
 }
