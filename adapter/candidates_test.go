@@ -98,7 +98,9 @@ func (s *service) occupied(t *testing.T, during func()) {
 	t.Helper()
 	hog := regoParams("hog", looping)
 	hog.EvaluationTimeout = durationpb.New(time.Minute)
-	code := func() config.Code { return config.Code(s.send(t, mixertest.Call(regoParams("probe", forgetful), "")).Status.Code) }
+	code := func() config.Code {
+		return config.Code(s.send(t, mixertest.Call(regoParams("probe", forgetful), "")).Status.Code)
+	}
 	s.become(t, config.OK, code)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
@@ -232,7 +234,9 @@ func TestCandidatesKeepNoRulesForHandlers(t *testing.T) {
 		require.NoError(t, os.Rename(path+".new", path))
 	}
 	write("allow")
-	s := start(t, func(s *settings.Settings) { s.Policies = map[string]settings.PolicySource{"shop": {Directory: directory}} })
+	s := start(t, func(s *settings.Settings) {
+		s.Policies = map[string]settings.PolicySource{"shop": {Directory: directory}}
+	})
 	active := &configpb.Params{Name: "active", PolicySource: "shop", CheckMethod: proto.String("data.shop.allow")}
 	shadowed := withCandidate("shadowed", "abc", active)
 	assert.Zero(t, s.send(t, shadowed).Status.Code)
