@@ -1,13 +1,17 @@
 package mesh
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -26,18 +30,27 @@ type Redis struct {
 	slot        slot
 }
 
-// StartRedis starts the redis-server of the path, or else the one that hack/redis.sh got, with its files in dir.
-func StartRedis(ctx context.Context, dir string) (*Redis, error) {
+// FindRedis returns the redis-server of the path, or else the one that hack/redis.sh got.
+func FindRedis() (string, error) {
+	if binary, err := exec.LookPath("redis-server"); err == nil {
+		return binary, nil
+	}
 	binaries, err := defaultBinaries()
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	binary, err := exec.LookPath("redis-server")
+	binary := filepath.Join(binaries.Root, "bin", "redis", "redis-server")
+	if _, err := os.Stat(binary); err != nil {
+		return "", ErrNoRedis
+	}
+	return binary, nil
+}
+
+// StartRedis starts the redis-server that FindRedis finds, with its files in dir.
+func StartRedis(ctx context.Context, dir string) (*Redis, error) {
+	binary, err := FindRedis()
 	if err != nil {
-		binary = filepath.Join(binaries.Root, "bin", "redis", "redis-server")
-		if _, err := os.Stat(binary); err != nil {
-			return nil, ErrNoRedis
-		}
+		return nil, err
 	}
 	port, err := FreePort()
 	if err != nil {
@@ -62,21 +75,28 @@ func (r *Redis) Start(ctx context.Context) error {
 	return p.waitReady(ctx, r.ping)
 }
 
-func (r *Redis) ping(ctx context.Context) error {
+func (r *Redis) ping(ctx context.Context) error { return r.Do(ctx, "PING") }
+
+// Do sends commands, one after another over one connection, and fails at the first that Redis refuses.
+func (r *Redis) Do(ctx context.Context, commands ...string) error {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", r.Addr)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	if _, err := conn.Write([]byte("PING\r\n")); err != nil {
-		return err
-	}
-	answer := make([]byte, len("+PONG"))
-	if _, err := conn.Read(answer); err != nil {
-		return err
-	}
-	if string(answer) != "+PONG" {
-		return errors.New("redis-server answers " + string(answer))
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	answers := bufio.NewReader(conn)
+	for _, command := range commands {
+		if _, err := io.WriteString(conn, command+"\r\n"); err != nil {
+			return err
+		}
+		answer, err := answers.ReadString('\n')
+		if err != nil {
+			return err
+		}
+		if strings.HasPrefix(answer, "-") {
+			return fmt.Errorf("redis-server refuses %s: %s", command, strings.TrimSpace(answer))
+		}
 	}
 	return nil
 }
