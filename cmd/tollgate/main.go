@@ -39,11 +39,11 @@ func rootCommand() *cobra.Command {
 	return root
 }
 
-// paths wants at least so many arguments, and at most so many, each a path; usage is how the command is written.
-func paths(least, most int) cobra.PositionalArgs {
+// paths wants one argument, and takes at most so many, each a path.
+func paths(most int) cobra.PositionalArgs {
 	return func(command *cobra.Command, args []string) error {
 		switch {
-		case len(args) < least:
+		case len(args) == 0:
 			return fmt.Errorf("a path is missing; write %s", command.UseLine())
 		case len(args) > most:
 			return fmt.Errorf("%q is one path too many; write %s", args[most], command.UseLine())

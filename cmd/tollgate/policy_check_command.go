@@ -29,7 +29,7 @@ func policyCheckCommand() *cobra.Command {
 			"It finds what does not compile, what is not available, a missing rule, and references to input that no request has.",
 		Example: "  tollgate policy check --check-method data.shop.allow /etc/tollgate/policies/shop\n" +
 			"  tollgate policy check --v0-compatible --check-method data.mixerauthz.allow mixerauthz.rego",
-		Args: paths(1, math.MaxInt),
+		Args: paths(math.MaxInt),
 		RunE: func(command *cobra.Command, args []string) error {
 			if err := checkHosts(allowHosts); err != nil {
 				return err

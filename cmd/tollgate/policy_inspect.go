@@ -28,7 +28,7 @@ func policyInspectCommand() *cobra.Command {
 		Long: "Tell what a policy reads of requests, whether its answers are remembered and why not, and whether it is evaluated partially.\n" +
 			"Of directories it takes modules but those of tests (_test.rego), and data documents (.json, .yaml) as OPA does. See docs/rego.md.",
 		Example: "  tollgate policy inspect --check-method data.mixerauthz.allow policy.rego",
-		Args:    paths(1, math.MaxInt),
+		Args:    paths(math.MaxInt),
 		RunE: func(command *cobra.Command, args []string) error {
 			found, err := inspectPolicy(args, method, v0, allowHosts)
 			if err != nil {

@@ -39,7 +39,7 @@ func spoolInspectCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "inspect DIR",
 		Short: "Tell what is in the queues and dead letters",
-		Args:  paths(1, 1),
+		Args:  paths(1),
 		RunE: func(command *cobra.Command, args []string) error {
 			survey, err := look(command, args[0])
 			if err != nil {
@@ -66,7 +66,7 @@ func spoolVerifyCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "verify DIR",
 		Short: "Read every byte and list what is damaged; ends with 0 if nothing is",
-		Args:  paths(1, 1),
+		Args:  paths(1),
 		RunE: func(command *cobra.Command, args []string) error {
 			survey, err := look(command, args[0])
 			if err != nil {
@@ -112,7 +112,7 @@ func spoolExportCommand() *cobra.Command {
 		Long: "Print records as JSON lines, in the schema of docs/records.md: those that wait, and dead letters.\n" +
 			"A record that waits for two sinks is printed twice, with the same id.",
 		Example: "  tollgate spool export /var/lib/tollgate/reports/kafka | jq .variables.url",
-		Args:    paths(1, 1),
+		Args:    paths(1),
 		RunE: func(command *cobra.Command, args []string) error {
 			contents, err := archive.Find(args[0])
 			if err != nil {
@@ -145,7 +145,7 @@ func spoolReplayCommand() *cobra.Command {
 			"or one file of it. What was delivered is not delivered again by the next replay. Records keep their ids.",
 		Example: "  tollgate spool replay /var/lib/tollgate/reports/kafka --settings settings.yaml --sink kafka\n" +
 			"  tollgate spool replay /var/lib/tollgate/reports/dead-letters --settings settings.yaml --sink kafka --include-current",
-		Args: paths(1, 1),
+		Args: paths(1),
 		RunE: func(command *cobra.Command, args []string) error {
 			o.path = args[0]
 			if err := o.run(command); err != nil {
