@@ -108,17 +108,15 @@ func (p *Policy) evaluate(ctx context.Context, request *Request) Decision {
 		return p.broken.Resolve(p.handler.Modes)
 	}
 	combined := newCombination(p.handler, len(p.checks))
-	var bounded context.Context // from the first check on that takes its time
+	var deadline time.Time // counts from the first check that takes its time
 	for _, check := range p.checks {
 		verdict, ok := atOnce(ctx, check, request)
 		if !ok {
-			if bounded == nil {
-				var cancel context.CancelFunc
-				bounded, cancel = context.WithDeadline(ctx, Deadline(ctx, p.timeout))
-				defer cancel()
+			if deadline.IsZero() {
+				deadline = Deadline(ctx, p.timeout)
 			}
 			asked := time.Now()
-			verdict = p.askWithin(bounded, check, request)
+			verdict = p.askWithin(ctx, deadline, check, request)
 			combined.age(time.Since(asked))
 		}
 		request = request.after(verdict)
@@ -154,7 +152,9 @@ const (
 
 // askWithin asks a check that may take long. The check runs beside the call: when time runs out the call is answered, and the
 // check keeps its place at the gate until it really ends, so that checks which ignore their deadline cannot pile up.
-func (p *Policy) askWithin(ctx context.Context, check Check, request *Request) Verdict {
+func (p *Policy) askWithin(ctx context.Context, deadline time.Time, check Check, request *Request) Verdict {
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
 	if ctx.Err() != nil {
 		return Failing(Fail(config.Timeout, "no time was left for check %s", check.Name()))
 	}
