@@ -160,7 +160,7 @@ func code(message []byte, field protowire.Number) int64 {
 		}
 		if number == 1 && typ == protowire.VarintType {
 			value, _ := protowire.ConsumeVarint(status[n:])
-			return int64(value) //nolint:gosec // a code
+			return int64(value)
 		}
 		status = status[n+max(protowire.ConsumeFieldValue(number, typ, status[n:]), 1):]
 	}
