@@ -151,6 +151,7 @@ func TestCandidatesKeepWhatTheyVerified(t *testing.T) {
 func TestCandidatesTakeNoTurnAtPasswords(t *testing.T) {
 	s := start(t, func(s *settings.Settings) {
 		s.Limits.ConcurrentChecks, s.Limits.ShadowChecks = 4, 1 // so that one password is verified, and none waits
+		s.EvaluationTimeout = time.Minute                       // for a busy machine
 		credentialFiles(t, s)
 	})
 	active := basicParams("active")

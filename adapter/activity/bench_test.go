@@ -2,6 +2,7 @@ package activity_test
 
 import (
 	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 // More handlers than there is room for cost a check no more than as many as there is.
 func BenchmarkHandlers(b *testing.B) {
 	for _, n := range []int{200, 300} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
 			a, r, d := activity.New(), request(), allow
 			handlers := make([]*config.Handler, n)
 			for i := range handlers {

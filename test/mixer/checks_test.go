@@ -210,7 +210,7 @@ func testCheckExamples(t *testing.T, s *suite) {
 			if name == "basic" {
 				challenge := []mesh.HeaderOperation{{Name: "WWW-Authenticate", Value: `Basic realm="back office", charset="UTF-8"`, Operation: "REPLACE"}}
 				assert.Equal(t, challenge, s.checkInTime(t, login("", "", "GET")).ResponseHeaders)
-				replace(t, filepath.Join(directory, "htpasswd/staff"), "# alice left\n"+bob)
+				replace(t, filepath.Join(directory, "htpasswd", "staff"), "# alice left\n"+bob)
 				s.await(t, "alice to be gone", rows[0].request, func(a answer) bool { return a.code == codes.Unauthenticated })
 				assert.Equal(t, codes.OK, s.checkInTime(t, login("bob", "planted-bob", "GET")).Code)
 			}
