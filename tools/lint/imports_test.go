@@ -38,6 +38,7 @@ var denied = rows(
 	deny("config", "config", ours("adapter"), ours("adapter/policy"), ours("adapter/report"), ours("template/authorization")),
 	deny("template", "template", ours("config"), ours("adapter/mixer")),
 	deny("operatorconfig", "operatorconfig", ours("adapter"), ours("adapter/policy")),
+	deny("docs", "docs", ours("config"), ours("adapter")),
 
 	deny("wire", "adapter/wire", ours("adapter/attribute"), ours("adapter/policy"), ours("config"), "google.golang.org/protobuf/encoding/protowire"),
 	deny("attribute", "adapter/attribute", ours("adapter/policy"), ours("adapter/mixer"), ours("config"), "istio.io/api/policy/v1beta1"),
