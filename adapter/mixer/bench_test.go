@@ -15,6 +15,7 @@ import (
 	"github.com/tollgate-mesh/tollgate/adapter/mixer/mixertest"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	apikeys "github.com/tollgate-mesh/tollgate/adapter/policy/apikey"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/basic"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/header"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/jwt"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/list"
@@ -64,6 +65,7 @@ func BenchmarkCheck(b *testing.B) {
 			Keys: []*configpb.ApiKey{{Identity: "i", Sha256: hex.EncodeToString(digest[:])}},
 		}}}), &apikey.InstanceMsg{Api: "a", ApiKey: "abd"}), 7, false},
 		{"jwt", 0, mixertest.Call(tokenParams, token), 0, true},
+		{"basic", 0, mixertest.Call(&configpb.Params{Basic: []*configpb.BasicCheck{{SubjectProperty: property, Users: "staff"}}}, "Basic YTp3b21iYXQtNDcxMQ=="), 0, true},
 		{"jwt and rego", 0, mixertest.Call(claims, token), 0, true},
 		{"list/strings", 2, mixertest.ListEntry(listed(configpb.ListCheck_STRINGS, "curl", "wget"), mixertest.Text("wget")), 0, false},
 		{"list/strings of any case", 2, mixertest.ListEntry(listed(configpb.ListCheck_CASE_INSENSITIVE_STRINGS, "curl", "wget"), mixertest.Text("Wget")), 0, false},
@@ -127,9 +129,19 @@ func benchCompiler(keys *jwt.Keys, remembers bool) *policy.Compiler {
 		apikeys.Kind{Secrets: noSecrets{}},
 		list.Kind{Sources: noLists{}},
 		rego.Kind{Cache: answers},
+		basic.Kind{Files: staff{}, Verifier: basic.NewVerifier(8)},
 	}
 	return compiler
 }
+
+// staff is an htpasswd file of one user, a, with the password wombat-4711 at the least cost, by any name. What its verifier verified is
+// remembered in any case, so "first" is "repeated" too: a hash is milliseconds of bcrypt's.
+type staff struct{}
+
+func (staff) File(string) (basic.File, bool) { return staff{}, true }
+func (staff) Users() (*basic.Users, error)   { return staffUsers, nil }
+
+var staffUsers, _ = basic.ParseUsers([]byte("a:$2y$05$abcdefghijklmnopqrstuukqWvEbofmMriqkf/BobvTmwuU8kStc.\n"))
 
 // fixedKeys is a key set that never changes, by any name.
 type fixedKeys struct{ keys *jwt.Keys }

@@ -122,6 +122,17 @@ func testNothing(t *testing.T, s *suite) {
 	s.expect(t, denied, "/nothing-keyed", token("planted-key")...) // the template carries no header, and no failure mode opens that
 	v = s.expect(t, refused, "/nothing-checked")
 	assert.Contains(t, v.Message, "(configuration)")
+
+	// The example, as it is.
+	tollgate := meshtest.Tollgate(t, mesh.TollgateOptions{})
+	t.Cleanup(func() { assert.NoError(t, s.mixer.Delete("example-maintenance")) })
+	meshtest.Apply(t, s.mixer, "example-maintenance", strings.ReplaceAll(readFile(t, root, "operatorconfig/examples/maintenance.yaml"), exampleAddress, tollgate.Addr))
+	inbound := func(path string) mesh.Attributes {
+		return request(path, "x-custom-token", "abc").With(mesh.Attributes{"context.reporter.kind": "inbound"})
+	}
+	s.await(t, "the example", inbound("/shop/7"), func(a answer) bool { return a.code == codes.PermissionDenied })
+	assert.Contains(t, s.checkInTime(t, inbound("/shop/7")).Message, "The shop is closed for an hour")
+	assert.Equal(t, codes.OK, s.checkInTime(t, inbound("/bookings/7")).Code)
 }
 
 // testCheckExamples applies the examples that need settings, each with an adapter that runs with the settings beside it.
