@@ -69,7 +69,7 @@ func (p *producer) produce(ctx context.Context, part []record.Record) (healthy b
 	if err = p.client.Flush(ctx); err != nil {
 		return false, results.undelivered(err)
 	}
-	err = results.undelivered(nil)
+	err = results.undelivered(ctx.Err())
 	u, ok := errors.AsType[*report.Undelivered](err)
 	healthy = !ok || u.Permanent
 	if healthy {
@@ -111,9 +111,9 @@ func (r *results) undelivered(end error) error {
 		switch {
 		case err == nil:
 			continue
-		case errors.Is(err, errOpen):
+		case isOpen(err):
 			if failed == nil {
-				failed = end
+				failed = cmp.Or(end, err)
 			}
 		case isRefusal(err):
 			if refused == nil {
@@ -131,6 +131,12 @@ func (r *results) undelivered(end error) error {
 		return &report.Undelivered{Permanent: true, Records: indices, Err: refused}
 	}
 	return nil
+}
+
+// isOpen tells that nobody knows what became of a record, because the attempt ended: so does the client's life, of which the library tells
+// by more than one error.
+func isOpen(err error) bool {
+	return errors.Is(err, errOpen) || errors.Is(err, kgo.ErrClientClosed) || errors.Is(err, context.Canceled)
 }
 
 // refusal is why we do not even ask the brokers.
