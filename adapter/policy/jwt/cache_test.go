@@ -40,6 +40,28 @@ func TestCacheIsBounded(t *testing.T) {
 	assert.False(t, ok)
 }
 
+// When keys change, what was verified with those before goes; what other checks have stays.
+func TestCacheFollowsKeys(t *testing.T) {
+	t.Parallel()
+	c := NewCache(10, 1<<20)
+	id := func(check, keys, token byte) cacheID {
+		return cacheID{check: digest{check}, keys: digest{keys}, token: digest{token}}
+	}
+	for token := range byte(4) {
+		c.add(id(1, 1, token), &Token{payload: make([]byte, 10)})
+		c.add(id(2, 1, token), &Token{payload: make([]byte, 10)})
+	}
+	require.Equal(t, map[digest]*verified{{1}: {digest{1}, 4}, {2}: {digest{1}, 4}}, c.checks)
+	c.add(id(1, 2, 0), &Token{payload: make([]byte, 30)})
+	assert.Equal(t, map[digest]*verified{{1}: {digest{2}, 1}, {2}: {digest{1}, 4}}, c.checks)
+	assert.Equal(t, 5, c.lru.Len())
+	assert.Equal(t, 70, c.bytes)
+	for token := range byte(20) {
+		c.add(id(3, 1, token), &Token{})
+	}
+	assert.Equal(t, map[digest]*verified{{3}: {digest{1}, 10}}, c.checks, "those without tokens are not kept")
+}
+
 // No part of what is kept holds the token, nor enough of it to put it together again.
 func TestCacheHasNoTokens(t *testing.T) {
 	t.Parallel()
