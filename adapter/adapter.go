@@ -22,6 +22,7 @@ import (
 	"github.com/tollgate-mesh/tollgate/adapter/observe"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/adapter/readiness"
+	"github.com/tollgate-mesh/tollgate/adapter/report/pace"
 	"github.com/tollgate-mesh/tollgate/adapter/settings"
 	"github.com/tollgate-mesh/tollgate/adapter/tracing"
 	"github.com/tollgate-mesh/tollgate/adapter/transport"
@@ -51,6 +52,7 @@ type Adapter struct {
 	version    string
 	started    time.Time
 	shadows    *policy.Shadows
+	checks     *pace.Checks
 	serving    atomic.Bool
 	// statusMu keeps the health service and serving of one mind.
 	statusMu sync.Mutex
@@ -92,6 +94,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		conditions: &readiness.Conditions{SourceWait: s.Readiness.SourceWait},
 		version:    version,
 		started:    time.Now(),
+		checks:     pace.New(),
 	}
 	a.shadows = a.newShadows(observer)
 	a.newDoor(observer, spans).Register(a.server)
@@ -151,7 +154,9 @@ func (a *Adapter) Run(ctx context.Context) error {
 	group.Go(func() error { return a.lists.Run(parts) })
 	group.Go(func() error { return a.htpasswd.Run(parts) })
 	// What was taken is delivered after nobody is served any more: first the decisions become records, then the records go out.
-	deliver := newStage(parts, func(ctx context.Context) error { return a.pipeline.Run(ctx, a.settings.Reports.Flush) })
+	deliver := newStage(parts, func(ctx context.Context) error {
+		return a.pipeline.Run(pace.NewContext(ctx, a.checks), a.settings.Reports.Flush)
+	})
 	record := newStage(parts, func(ctx context.Context) error { a.decisions.Run(ctx); return nil })
 	trace := newStage(parts, a.runTracer)
 	group.Go(func() error { return a.watchReadiness(parts) })

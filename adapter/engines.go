@@ -31,6 +31,7 @@ func (a *Adapter) newDoor(observer *observe.Observer, spans mixer.Tracer) *mixer
 		Quotas:   a.newQuotas(observer),
 		Shadows:  a.shadows,
 		Planner:  &report.Planner{Sinks: a.pipeline.Sinks(), Default: a.settings.Reports.WithDefaults().DefaultSinks},
+		Checks:   a.checks,
 		Acceptor: a.pipeline,
 		Recorder: recorders{a.decisions, a.activity},
 		Tracer:   spans,
@@ -43,7 +44,7 @@ func (a *Adapter) newDoor(observer *observe.Observer, spans mixer.Tracer) *mixer
 		Waiting:    limits.Handlers.Waiting,
 		RetryAfter: limits.Handlers.RetryAfter,
 	}, observers{observer, a.activity})
-	door.BoundReports(reportLimits(limits.Reports), gate.Crowded)
+	door.BoundReports(reportLimits(limits.Reports))
 	return door
 }
 

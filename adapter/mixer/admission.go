@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/tollgate-mesh/tollgate/adapter/report"
+	"github.com/tollgate-mesh/tollgate/adapter/report/pace"
 )
 
 // ReportLimits bounds the report calls that are under way at once, so that a flood of them takes neither memory nor processor time
@@ -25,14 +26,14 @@ type ReportLimits struct {
 	Wait time.Duration
 }
 
-// whileChecksWait is the share of Calls that is let in while checks wait: one in so many, but always one.
-const whileChecksWait = 4
+// besideChecks is the share of Calls that is let in while checks are being served: one in so many, but always one.
+const besideChecks = 4
 
 // admission lets report calls in, in the order in which they came.
 type admission struct {
 	limits ReportLimits
-	// checksWait reports whether checks wait for a place or a processor.
-	checksWait func() bool
+	// checks knows whether checks are being served.
+	checks *pace.Checks
 
 	mu      sync.Mutex // guards everything below
 	calls   int
@@ -78,8 +79,8 @@ func (a *admission) enter(ctx context.Context) *admitted {
 // room reports whether one more call may come in.
 func (a *admission) room() bool {
 	calls := a.limits.Calls
-	if a.checksWait() {
-		calls /= whileChecksWait
+	if a.checks.Serving() {
+		calls /= besideChecks
 	}
 	return a.calls < max(calls, 1) && a.bytes < max(a.limits.Bytes, 1)
 }
@@ -122,9 +123,9 @@ const maxReceiving = time.Second
 const maxWaiting = 10 * time.Millisecond
 
 // BoundReports bounds the report calls that are under way at once; without it they are not. It is to be called before Register. Fewer
-// are let in while checksWait says that checks wait.
-func (d *Door) BoundReports(limits ReportLimits, checksWait func() bool) {
-	d.admission = &admission{limits: limits, checksWait: checksWait}
+// are let in while checks are being served.
+func (d *Door) BoundReports(limits ReportLimits) {
+	d.admission = &admission{limits: limits, checks: d.checks}
 }
 
 // admitReport receives and answers a report call when its turn comes, or refuses it.

@@ -13,15 +13,14 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/tollgate-mesh/tollgate/adapter/report"
+	"github.com/tollgate-mesh/tollgate/adapter/report/pace"
 	"github.com/tollgate-mesh/tollgate/config/configpb"
 )
-
-func never() bool { return false }
 
 // So many are let in; the next waits for a place as long as the limits say, or for its caller to go.
 func TestAdmissionIsBoundedByCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := &admission{limits: ReportLimits{Calls: 2, Bytes: 100, Wait: time.Second}, checksWait: never}
+		a := &admission{limits: ReportLimits{Calls: 2, Bytes: 100, Wait: time.Second}}
 		first, second := a.enter(t.Context()), a.enter(t.Context())
 		require.NotNil(t, first)
 		require.NotNil(t, second)
@@ -59,7 +58,7 @@ func TestAdmissionIsBoundedByCalls(t *testing.T) {
 // Calls that were received bound others by their bytes, and always one is let in.
 func TestAdmissionIsBoundedByBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := &admission{limits: ReportLimits{Calls: 10, Bytes: 100}, checksWait: never}
+		a := &admission{limits: ReportLimits{Calls: 10, Bytes: 100}}
 		large := a.enter(t.Context())
 		small := a.enter(t.Context())
 		large.received(1000)
@@ -77,8 +76,9 @@ func TestAdmissionIsBoundedByBytes(t *testing.T) {
 
 func TestAdmissionLeavesRoomForChecks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		waiting := true
-		a := &admission{limits: ReportLimits{Calls: 8, Bytes: 100}, checksWait: func() bool { return waiting }}
+		checks := pace.New()
+		checks.Served(time.Now())
+		a := &admission{limits: ReportLimits{Calls: 8, Bytes: 100}, checks: checks}
 		var places []*admitted
 		fill := func() int {
 			for place := a.enter(t.Context()); place != nil; place = a.enter(t.Context()) {
@@ -86,15 +86,33 @@ func TestAdmissionLeavesRoomForChecks(t *testing.T) {
 			}
 			return len(places)
 		}
-		assert.Equal(t, 8/whileChecksWait, fill())
-		waiting = false
+		assert.Equal(t, 8/besideChecks, fill())
+		time.Sleep(time.Second)
 		assert.Equal(t, 8, fill())
 		for _, place := range places {
 			place.leave()
 		}
-		waiting, a.limits = true, ReportLimits{}
+		checks.Served(time.Now())
+		a.limits = ReportLimits{}
 		assert.NotNil(t, a.enter(t.Context()), "one is let in whatever the limits say")
 	})
+}
+
+// Whatever a check or quota call is about, reports step aside for it; a report call makes none of the others wait.
+func TestDoorTellsOfChecks(t *testing.T) {
+	t.Parallel()
+	for name, call := range map[string]func(d *Door){
+		"check": func(d *Door) { d.check(t.Context(), checkTemplates[0], "") },
+		"quota": func(d *Door) { d.quota(t.Context(), "") },
+	} {
+		engines := testEngines(testCompiler())
+		engines.Quotas, engines.Acceptor, engines.Checks = testCompiler(), &acceptor{}, pace.New()
+		door := NewDoor(engines, testLimits(), quiet{})
+		_, _ = door.report(t.Context(), reportTemplates[0], "")
+		assert.False(t, engines.Checks.Serving(), name)
+		call(door)
+		assert.True(t, engines.Checks.Serving(), name)
+	}
 }
 
 // What is refused is not received, and counted.
@@ -102,7 +120,7 @@ func TestReportsPastTheirBoundAreRefused(t *testing.T) {
 	a, seen, traced := &acceptor{}, &ledger{}, &spans{}
 	door := reportDoor(t, a, seen)
 	door.tracer = traced
-	door.BoundReports(ReportLimits{Calls: 1, Bytes: 1 << 20}, never)
+	door.BoundReports(ReportLimits{Calls: 1, Bytes: 1 << 20})
 	template := reportTemplates[0]
 	text := logEntries(&configpb.Params{Name: "shop"}, nil)
 	var inner error
@@ -150,7 +168,7 @@ func TestSlowReportsHoldNoPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, seen := &acceptor{}, &ledger{}
 		door := reportDoor(t, a, seen)
-		door.BoundReports(ReportLimits{Calls: 1, Bytes: 1 << 20, Wait: time.Minute}, never)
+		door.BoundReports(ReportLimits{Calls: 1, Bytes: 1 << 20, Wait: time.Minute})
 		template := reportTemplates[0]
 		text := logEntries(&configpb.Params{Name: "shop"}, nil)
 		after := func(d time.Duration, err error) func() (string, error) {
@@ -183,7 +201,7 @@ func TestSlowReportsHoldNoPlace(t *testing.T) {
 // A call that waits for a sink keeps no other away, save by its bytes.
 func TestWaitingReportsLeaveRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := &admission{limits: ReportLimits{Calls: 1, Bytes: 100}, checksWait: never}
+		a := &admission{limits: ReportLimits{Calls: 1, Bytes: 100}}
 		stuck := a.enter(t.Context())
 		stuck.received(60)
 		assert.Nil(t, a.enter(t.Context()))
@@ -219,7 +237,7 @@ func TestReportsToAFullSinkKeepNoOthersAway(t *testing.T) {
 		full := &stuckAcceptor{handler: "stuck", until: make(chan struct{})}
 		engines.Acceptor = full
 		door := NewDoor(engines, testLimits(), quiet{})
-		door.BoundReports(ReportLimits{Calls: 1, Bytes: 1 << 20, Wait: 2 * maxWaiting}, never)
+		door.BoundReports(ReportLimits{Calls: 1, Bytes: 1 << 20, Wait: 2 * maxWaiting})
 		send := func(handler string) error {
 			_, err := door.admitReport(t.Context(), reportTemplates[0], func() (string, error) {
 				return logEntries(&configpb.Params{Name: handler}, nil), nil

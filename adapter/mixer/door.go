@@ -13,6 +13,7 @@ import (
 
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/adapter/report"
+	"github.com/tollgate-mesh/tollgate/adapter/report/pace"
 	"github.com/tollgate-mesh/tollgate/config"
 )
 
@@ -42,6 +43,7 @@ type Door struct {
 	tooLarge  func(ctx context.Context, method string, err error)
 	admission *admission
 	shadows   *policy.Shadows
+	checks    *pace.Checks
 }
 
 // Engines are what stands behind a door.
@@ -54,6 +56,8 @@ type Engines struct {
 	Shadows *policy.Shadows
 	// Planner makes plans of the handlers that reports bring.
 	Planner *report.Planner
+	// Checks is told of every check and quota call, so that reports step aside; nil if they need not.
+	Checks *pace.Checks
 	// Acceptor keeps what is reported.
 	Acceptor Acceptor
 	// Recorder keeps decisions.
@@ -95,6 +99,7 @@ func NewDoor(engines Engines, limits HandlerLimits, observer Observer) *Door {
 		caller:   engines.Caller,
 		tooLarge: engines.TooLarge,
 		shadows:  engines.Shadows,
+		checks:   engines.Checks,
 	}
 }
 
@@ -202,6 +207,7 @@ func (d *Door) check(ctx context.Context, t checkTemplate, text string) (result 
 		}
 	}()
 	start := time.Now()
+	d.checks.Served(start)
 	var call call
 	handler, compiled, decision := d.decide(ctx, d.handlers, t.service, &call, func() error { return decodeCheck(text, t.decode, &call) })
 	elapsed := time.Since(start)

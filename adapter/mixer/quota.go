@@ -132,6 +132,7 @@ func (d *Door) quota(ctx context.Context, text string) (result *v1beta1.QuotaRes
 		}
 	}()
 	start := time.Now()
+	d.checks.Served(start)
 	handler, _, decision := d.decide(ctx, d.quotas, quotaService, &call.call, func() error {
 		err := decodeQuota(text, &call)
 		if err == nil && call.hasConfig && !call.asks {

@@ -228,33 +228,6 @@ func TestGateWait(t *testing.T) {
 	})
 }
 
-// Checks that wait for a place are a crowd, and so are more than there are processors for.
-func TestGateIsCrowded(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		processors := runtime.GOMAXPROCS(0)
-		gate := policy.NewGate(processors+1, time.Second)
-		assert.False(t, gate.Crowded())
-		release := holdGate(t, gate)
-		assert.True(t, gate.Crowded(), "one has no processor")
-		release()
-		synctest.Wait()
-		assert.False(t, gate.Crowded())
-
-		narrow := policy.NewGate(1, time.Second)
-		release = holdGate(t, narrow)
-		assert.False(t, narrow.Crowded())
-		c := policy.Compiler{Timeout: time.Second, Gate: narrow, Kinds: []policy.Kind{fakeKind{checks: []policy.Check{sleeper(0)}}}}
-		p := c.Compile(handler(), nil)
-		go p.Evaluate(t.Context(), &policy.Request{})
-		synctest.Wait()
-		assert.True(t, narrow.Crowded(), "one waits for the place")
-		release()
-		synctest.Wait()
-		assert.False(t, narrow.Crowded())
-	})
-}
-
 // A gate without places would refuse everything.
 func TestGateHasAPlace(t *testing.T) {
 	t.Parallel()

@@ -53,6 +53,7 @@ func serveCommand() *cobra.Command {
 			}
 			logger.Info("starting", "version", versionText(), "settings", file)
 			adapter.TuneMemory(logger)
+			adapter.TuneProcessors(logger)
 			service, err := adapter.New(command.Context(), s, versionText(), logger)
 			if err != nil {
 				return err

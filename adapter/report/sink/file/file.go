@@ -27,7 +27,7 @@ func (s *Sink) Deliver(ctx context.Context, batch []record.Record) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return jsonlines.Deliver(batch, s.file.Append)
+	return jsonlines.Deliver(ctx, batch, s.file.Append)
 }
 
 // Close closes the file.

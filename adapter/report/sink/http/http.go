@@ -18,6 +18,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 
 	"github.com/tollgate-mesh/tollgate/adapter/report"
+	"github.com/tollgate-mesh/tollgate/adapter/report/pace"
 	"github.com/tollgate-mesh/tollgate/adapter/report/record"
 	"github.com/tollgate-mesh/tollgate/adapter/report/sink/client"
 )
@@ -87,7 +88,7 @@ func (s *Sink) Deliver(ctx context.Context, batch []record.Record) error {
 func (s *Sink) send(ctx context.Context, part []record.Record) error {
 	pooled, _ := s.bodies.Get().(*body)
 	defer s.bodies.Put(pooled)
-	content, unwritable, cause := pooled.build(part, s.options.Compression)
+	content, unwritable, cause := pooled.build(ctx, part, s.options.Compression)
 	if len(unwritable) < len(part) {
 		request, err := s.request(ctx, content, idempotencyKey(part))
 		if err != nil {
@@ -171,9 +172,9 @@ func newBody() *body { return &body{gzip: gzip.NewWriter(nil)} }
 
 // build returns the records as JSON lines, but for those that cannot be written, whose indices it returns, with why the first cannot. The
 // content is not used again: net/http may read it until long after the answer has come.
-func (b *body) build(part []record.Record, compression string) (content []byte, unwritable []int, cause error) {
+func (b *body) build(ctx context.Context, part []record.Record, compression string) (content []byte, unwritable []int, cause error) {
 	lines := b.lines[:0]
-	for i := range part {
+	for i := range pace.Over(ctx, part) {
 		var err error
 		if lines, err = record.AppendJSON(lines, &part[i]); err != nil {
 			unwritable = append(unwritable, i)

@@ -623,7 +623,7 @@ func BenchmarkBuild(b *testing.B) {
 			body := newBody()
 			b.ReportAllocs()
 			for b.Loop() {
-				if content, _, err := body.build(records, compression); err != nil || len(content) == 0 {
+				if content, _, err := body.build(b.Context(), records, compression); err != nil || len(content) == 0 {
 					b.Fatal(err)
 				}
 			}

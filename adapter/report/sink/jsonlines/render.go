@@ -3,10 +3,12 @@
 package jsonlines
 
 import (
+	"context"
 	"fmt"
 	"sync"
 
 	"github.com/tollgate-mesh/tollgate/adapter/report"
+	"github.com/tollgate-mesh/tollgate/adapter/report/pace"
 	"github.com/tollgate-mesh/tollgate/adapter/report/record"
 )
 
@@ -17,12 +19,12 @@ const keptBuffer = 4 << 20
 
 // Deliver renders a batch and hands all its lines to write at once. Records that cannot be rendered are refused for good, those
 // alone, once the others are written.
-func Deliver(batch []record.Record, write func(lines []byte) error) error {
+func Deliver(ctx context.Context, batch []record.Record, write func(lines []byte) error) error {
 	buffer, _ := buffers.Get().(*[]byte)
 	lines := (*buffer)[:0]
 	var bad []int
 	var cause error
-	for i := range batch {
+	for i := range pace.Over(ctx, batch) {
 		var err error
 		if lines, err = record.AppendJSON(lines, &batch[i]); err != nil {
 			bad = append(bad, i)

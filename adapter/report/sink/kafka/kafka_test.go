@@ -136,8 +136,8 @@ func TestMessages(t *testing.T) {
 	} {
 		t.Run(string(key), func(t *testing.T) {
 			m := messages{key: key}
-			m.build(append(everyKind(), everyKind()...)) // memory that is used again must not show
-			m.build(records)
+			m.build(t.Context(), append(everyKind(), everyKind()...)) // memory that is used again must not show
+			m.build(t.Context(), records)
 			require.Len(t, m.records, len(records))
 			for i := range records {
 				require.NoError(t, m.failed[i])
@@ -160,7 +160,7 @@ func TestMessages(t *testing.T) {
 func TestMessagesOfUnreadableRecords(t *testing.T) {
 	for _, key := range []Key{KeyRecord, KeyHandler, KeyInstance, KeyTrace} {
 		m := messages{key: key}
-		m.build([]record.Record{entry(record.KindTraceSpan, 0, "\xff"), entry(99, 1, ""), entry(record.KindNothing, 2, "")})
+		m.build(t.Context(), []record.Record{entry(record.KindTraceSpan, 0, "\xff"), entry(99, 1, ""), entry(record.KindNothing, 2, "")})
 		require.ErrorContains(t, m.failed[0], "-7-0 cannot be")
 		require.ErrorContains(t, m.failed[1], "-7-1 cannot be")
 		require.NoError(t, m.failed[2])
@@ -170,7 +170,7 @@ func TestMessagesOfUnreadableRecords(t *testing.T) {
 
 func TestMemoryIsBounded(t *testing.T) {
 	var m messages
-	m.build([]record.Record{entry(record.KindNothing, 0, field(nameField, strings.Repeat("n", keptBytes)))})
+	m.build(t.Context(), []record.Record{entry(record.KindNothing, 0, field(nameField, strings.Repeat("n", keptBytes)))})
 	m.release()
 	assert.Zero(t, cap(m.bytes))
 	assert.Nil(t, m.records[0].Value, "nothing holds on to it")
@@ -288,7 +288,7 @@ func BenchmarkBuild(b *testing.B) {
 			m := messages{key: key}
 			b.ReportAllocs()
 			for b.Loop() {
-				m.build(part)
+				m.build(b.Context(), part)
 				m.release()
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(part)), "ns/record")

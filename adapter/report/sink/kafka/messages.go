@@ -1,11 +1,13 @@
 package kafka
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/tollgate-mesh/tollgate/adapter/report/pace"
 	"github.com/tollgate-mesh/tollgate/adapter/report/record"
 )
 
@@ -32,12 +34,12 @@ type messages struct {
 const keptBytes = 4 << 20
 
 // build makes the messages. They are valid until the next build or release.
-func (m *messages) build(part []record.Record) {
+func (m *messages) build(ctx context.Context, part []record.Record) {
 	m.records = slices.Grow(m.records[:0], len(part))[:len(part)]
 	m.headers = slices.Grow(m.headers[:0], headersEach*len(part))[:headersEach*len(part)]
 	m.failed = slices.Grow(m.failed[:0], len(part))[:len(part)]
 	m.bytes = m.bytes[:0]
-	for i := range part {
+	for i := range pace.Over(ctx, part) {
 		headers := m.headers[headersEach*i : headersEach*(i+1) : headersEach*(i+1)]
 		m.failed[i] = m.set(&m.records[i], headers, &part[i])
 	}

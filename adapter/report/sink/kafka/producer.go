@@ -56,7 +56,7 @@ func (p *producer) produce(ctx context.Context, part []record.Record) (healthy b
 		}
 		p.welcome = true
 	}
-	p.messages.build(part)
+	p.messages.build(ctx, part)
 	results := newResults(len(part))
 	for i, cause := range p.messages.failed {
 		if cause != nil {

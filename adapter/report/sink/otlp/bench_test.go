@@ -28,7 +28,7 @@ func BenchmarkEncode(b *testing.B) {
 				b.ReportAllocs()
 				for range (b.N + size - 1) / size {
 					var refused refusals
-					r := e.encode(signal, batch, indices, &refused)
+					r := e.encode(b.Context(), signal, batch, indices, &refused)
 					if marshal {
 						if _, err := proto.Marshal(r.message); err != nil {
 							b.Fatal(err)

@@ -1,6 +1,7 @@
 package otlp
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"time"
@@ -15,6 +16,7 @@ import (
 	tracepb "go.opentelemetry.io/proto/slim/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/tollgate-mesh/tollgate/adapter/report/pace"
 	"github.com/tollgate-mesh/tollgate/adapter/report/record"
 )
 
@@ -95,11 +97,12 @@ func newEncoding(resource map[string]string) encoding {
 }
 
 // encode makes the request about records of one signal. Those of which nothing can be made are refused.
-func (e *encoding) encode(signal signal, batch []record.Record, indices []int, refused *refusals) *request {
+func (e *encoding) encode(ctx context.Context, signal signal, batch []record.Record, indices []int, refused *refusals) *request {
 	r := &request{signal: signal, records: make([]int, 0, len(indices))}
 	var attrs attributes
 	add := func(one func(*record.Record, *attributes) error) {
-		for _, i := range indices {
+		for at := range pace.Over(ctx, indices) {
+			i := indices[at]
 			if err := one(&batch[i], &attrs); err != nil {
 				refused.add([]int{i}, err)
 				continue

@@ -54,7 +54,7 @@ func TestGolden(t *testing.T) {
 			signal, known := signalOf(kind)
 			require.True(t, known)
 			var r refusals
-			request := e.encode(signal, batch, indices, &r)
+			request := e.encode(t.Context(), signal, batch, indices, &r)
 			assert.Equal(t, wanted, request.records)
 			assert.Equal(t, refused, r.records)
 
@@ -81,7 +81,7 @@ func TestRefusedSamples(t *testing.T) {
 			t.Run(kind.String()+"/"+s.name, func(t *testing.T) {
 				signal, _ := signalOf(kind)
 				var r refusals
-				request := e.encode(signal, newBatch(t, kind, list...), []int{i}, &r)
+				request := e.encode(t.Context(), signal, newBatch(t, kind, list...), []int{i}, &r)
 				assert.Empty(t, request.records)
 				assert.Equal(t, []int{i}, r.records)
 				require.ErrorContains(t, r.err(), s.refused)
@@ -95,7 +95,7 @@ func TestMalformedRecordsAreRefused(t *testing.T) {
 	for _, kind := range record.Kinds() {
 		signal, _ := signalOf(kind)
 		var r refusals
-		request := e.encode(signal, newBatch(t, kind, sample{raw: "\xfa\x06\x7fabc"}), []int{0}, &r)
+		request := e.encode(t.Context(), signal, newBatch(t, kind, sample{raw: "\xfa\x06\x7fabc"}), []int{0}, &r)
 		assert.Empty(t, request.records)
 		assert.Equal(t, []int{0}, r.records)
 		require.ErrorContains(t, r.err(), kind.String())

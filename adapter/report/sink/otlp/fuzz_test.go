@@ -37,7 +37,7 @@ func FuzzEncode(f *testing.F) {
 		signal, known := signalOf(record.Kind(kind))
 		require.True(t, known)
 		var refused refusals
-		r := e.encode(signal, batch, []int{0, 1, 2}, &refused)
+		r := e.encode(t.Context(), signal, batch, []int{0, 1, 2}, &refused)
 		all := append(slices.Clone(r.records), refused.records...)
 		slices.Sort(all)
 		require.Equal(t, []int{0, 1, 2}, all)

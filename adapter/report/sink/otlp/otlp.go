@@ -184,7 +184,7 @@ func (d *delivery) send(ctx context.Context, signal signal, indices []int) error
 	if len(indices) == 0 {
 		return nil
 	}
-	r := d.sink.encoding.encode(signal, d.batch, indices, &d.refused)
+	r := d.sink.encoding.encode(ctx, signal, d.batch, indices, &d.refused)
 	if len(r.records) == 0 {
 		return nil
 	}

@@ -2,6 +2,7 @@ package promsink
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/tollgate-mesh/tollgate/adapter/attribute"
 	"github.com/tollgate-mesh/tollgate/adapter/report"
+	"github.com/tollgate-mesh/tollgate/adapter/report/pace"
 	"github.com/tollgate-mesh/tollgate/adapter/report/record"
 )
 
@@ -35,10 +37,10 @@ type scratch struct {
 }
 
 // read makes a point of every record.
-func (s *scratch) read(batch []record.Record, namespace string) {
+func (s *scratch) read(ctx context.Context, batch []record.Record, namespace string) {
 	s.buffer = s.buffer[:0]
 	s.points = slices.Grow(s.points[:0], len(batch))[:len(batch)]
-	for i := range batch {
+	for i := range pace.Over(ctx, batch) {
 		s.points[i] = point{sequence: batch[i].Sequence, index: batch[i].Index}
 		s.points[i].err = s.readRecord(&s.points[i], &batch[i], namespace)
 	}

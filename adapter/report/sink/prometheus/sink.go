@@ -62,7 +62,7 @@ func (s *Sink) Deliver(ctx context.Context, batch []record.Record) error {
 	}
 	work, _ := s.scratches.Get().(*scratch)
 	defer s.release(work)
-	work.read(batch, s.options.Namespace) // all of them before the first counts
+	work.read(ctx, batch, s.options.Namespace) // all of them before the first counts
 	if overflowed := s.add(work.points); overflowed > 0 {
 		s.full.Do(func() {
 			s.logger.Warn("too many series; new ones go to the series overflow, gauges are refused", "max_series", s.options.MaxSeries, "overflowed", overflowed)

@@ -27,7 +27,7 @@ func (s *Sink) Deliver(ctx context.Context, batch []record.Record) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return jsonlines.Deliver(batch, s.write)
+	return jsonlines.Deliver(ctx, batch, s.write)
 }
 
 func (s *Sink) write(lines []byte) error {
