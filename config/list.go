@@ -122,6 +122,11 @@ func CheckEntry(entry string) error {
 		return fmt.Errorf("has %d bytes; use at most %d", len(entry), MaxEntryBytes)
 	case strings.TrimSpace(entry) != entry:
 		return fmt.Errorf("is %s, with white space around it; remove that", quote(entry))
+	// Nothing would ever equal such an entry, and whom a list is to stop would pass.
+	case strings.ContainsAny(entry, "\r\n"):
+		return fmt.Errorf("is %s, with a line break in it; make each line an entry", quote(entry))
+	case strings.HasPrefix(entry, "\ufeff"):
+		return errors.New("begins with a byte order mark, which no value has; remove it")
 	default:
 		return nil
 	}
