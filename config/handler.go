@@ -70,7 +70,7 @@ func DenialCode(name string) (Code, bool) {
 type Lifetime struct {
 	// Duration is how long. Negative means not at all.
 	Duration time.Duration
-	// Uses is for how many requests.
+	// Uses is for how many requests after the one that was answered.
 	Uses int32
 }
 

@@ -73,19 +73,19 @@ func SignatureAlgorithms(symmetric bool) []string {
 	return []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 }
 
-func jwtChecks(problems *Problems, params []*configpb.JwtCheck) []JWTCheck {
+func jwtChecks(problems *Problems, params []*configpb.JwtCheck, patterns *Patterns) []JWTCheck {
 	if len(params) > MaxJWTChecks {
 		problems.add("jwt", "has %d checks; use at most %d", len(params), MaxJWTChecks)
 		return nil
 	}
 	var checks []JWTCheck
 	for i, check := range params {
-		checks = append(checks, jwtCheck(problems, fmt.Sprintf("jwt[%d]", i), check))
+		checks = append(checks, jwtCheck(problems, fmt.Sprintf("jwt[%d]", i), check, patterns))
 	}
 	return checks
 }
 
-func jwtCheck(problems *Problems, field string, params *configpb.JwtCheck) JWTCheck {
+func jwtCheck(problems *Problems, field string, params *configpb.JwtCheck, patterns *Patterns) JWTCheck {
 	check := JWTCheck{
 		Property:      property(problems, field, params.SubjectProperty, params.ActionProperty),
 		Keys:          params.GetKeys(),
@@ -94,7 +94,7 @@ func jwtCheck(problems *Problems, field string, params *configpb.JwtCheck) JWTCh
 		Algorithms:    algorithms(problems, field+".algorithms", params.GetAlgorithms()),
 		Leeway:        DefaultLeeway,
 		AllowNoExpiry: params.RequireExpiry != nil && !params.GetRequireExpiry(),
-		Claims:        claimRules(problems, field+".claims", params.GetClaims()),
+		Claims:        claimRules(problems, field+".claims", params.GetClaims(), patterns),
 		Realm:         realm(problems, field+".www_authenticate", params.GetWwwAuthenticate()),
 	}
 	check.Name = name(problems, field+".name", params.GetName(), label(check.Property.Name))
@@ -163,17 +163,14 @@ func algorithms(problems *Problems, field string, names []string) []string {
 	return names
 }
 
-func claimRules(problems *Problems, field string, params []*configpb.ClaimRule) []ClaimRule {
+func claimRules(problems *Problems, field string, params []*configpb.ClaimRule, patterns *Patterns) []ClaimRule {
 	if len(params) > MaxClaimRules {
 		problems.add(field, "has %d rules; use at most %d", len(params), MaxClaimRules)
 		return nil
 	}
-	var (
-		rules    []ClaimRule
-		patterns Patterns
-	)
+	var rules []ClaimRule
 	for i, rule := range params {
-		rules = append(rules, claimRule(problems, fmt.Sprintf("%s[%d]", field, i), rule, &patterns))
+		rules = append(rules, claimRule(problems, fmt.Sprintf("%s[%d]", field, i), rule, patterns))
 	}
 	return rules
 }

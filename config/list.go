@@ -17,25 +17,25 @@ const (
 	// MaxEntriesPerCheck is for entries in a handler, which goes with every call. Lists of the settings may be longer.
 	MaxEntriesPerCheck = 10_000
 	MaxEntryBytes      = 1024
-	// MaxPatternSize bounds one regular expression with its repetitions written out, and MaxPatternsSize those of a list, in
-	// instructions of the program that it becomes.
+	// MaxPatternSize bounds one regular expression with its repetitions written out, and MaxPatternsSize all those of a handler, or of
+	// a list of the settings, in instructions of the program that it becomes.
 	MaxPatternSize  = 4096
 	MaxPatternsSize = 100_000
 )
 
-func lists(problems *Problems, params []*configpb.ListCheck) []ListCheck {
+func lists(problems *Problems, params []*configpb.ListCheck, patterns *Patterns) []ListCheck {
 	if len(params) > MaxListChecks {
 		problems.add("lists", "has %d checks; use at most %d", len(params), MaxListChecks)
 		return nil
 	}
 	var checks []ListCheck
 	for i, list := range params {
-		checks = append(checks, listCheck(problems, fmt.Sprintf("lists[%d]", i), list))
+		checks = append(checks, listCheck(problems, fmt.Sprintf("lists[%d]", i), list, patterns))
 	}
 	return checks
 }
 
-func listCheck(problems *Problems, field string, list *configpb.ListCheck) ListCheck {
+func listCheck(problems *Problems, field string, list *configpb.ListCheck, patterns *Patterns) ListCheck {
 	check := ListCheck{Source: list.GetSource()}
 	check.Property = propertyOrInstance(problems, field, list.SubjectProperty, list.ActionProperty)
 	check.Name = name(problems, field+".name", list.GetName(), labelOr(check.Property, "value"))
@@ -70,7 +70,6 @@ func listCheck(problems *Problems, field string, list *configpb.ListCheck) ListC
 		problems.add(field+".entries", "has %d entries; use at most %d, or source", len(entries), MaxEntriesPerCheck)
 		return check
 	}
-	var patterns Patterns
 	for i, entry := range entries {
 		err := CheckEntry(entry)
 		switch {
@@ -122,6 +121,11 @@ func CheckEntry(entry string) error {
 		return fmt.Errorf("has %d bytes; use at most %d", len(entry), MaxEntryBytes)
 	case strings.TrimSpace(entry) != entry:
 		return fmt.Errorf("is %s, with white space around it; remove that", quote(entry))
+	// Nothing would ever equal such an entry, and whom a list is to stop would pass.
+	case strings.ContainsAny(entry, "\r\n"):
+		return fmt.Errorf("is %s, with a line break in it; make each line an entry", quote(entry))
+	case strings.HasPrefix(entry, "\ufeff"):
+		return errors.New("begins with a byte order mark, which no value has; remove it")
 	default:
 		return nil
 	}
@@ -150,7 +154,7 @@ func ParsePrefix(entry string) (netip.Prefix, error) {
 	return prefix, nil
 }
 
-// Patterns are regular expressions, of one list or of the rules of one check. Together they are bounded, for a short text can become a large program.
+// Patterns are regular expressions that are bounded together, for a short text can become a large program.
 type Patterns struct {
 	// Compiled match whole values only.
 	Compiled []*regexp.Regexp

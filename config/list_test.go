@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/tollgate-mesh/tollgate/config"
 	"github.com/tollgate-mesh/tollgate/config/configpb"
@@ -21,6 +22,22 @@ func TestListBounds(t *testing.T) {
 		return &configpb.Params{Lists: []*configpb.ListCheck{{Listed: configpb.ListCheck_ALLOWED, EntryType: t, Entries: entries}}}
 	}
 	const text, pattern = configpb.ListCheck_STRINGS, configpb.ListCheck_REGEX
+	// apart is so many large patterns in each of some lists.
+	apart := func(patterns ...int) *configpb.Params {
+		params := &configpb.Params{}
+		for _, n := range patterns {
+			params.Lists = append(params.Lists, list(pattern, slices.Repeat([]string{"a{1000}"}, n)...).Lists...)
+		}
+		return params
+	}
+	// beside adds a check of tokens with so many.
+	beside := func(params *configpb.Params, patterns int) *configpb.Params {
+		params.Jwt = []*configpb.JwtCheck{{
+			SubjectProperty: proto.String("a"), Keys: "k", Issuers: []string{"i"}, AnyAudience: true,
+			Claims: slices.Repeat([]*configpb.ClaimRule{{Path: "a", Pattern: proto.String("a{1000}")}}, patterns),
+		}}
+		return params
+	}
 	key := func(i int) *configpb.ApiKey {
 		return &configpb.ApiKey{Identity: "i", Sha256: fmt.Sprintf("%064x", i)}
 	}
@@ -59,6 +76,14 @@ func TestListBounds(t *testing.T) {
 		"patterns": {
 			list(pattern, slices.Repeat([]string{"a{1000}"}, 100)...), list(pattern, slices.Repeat([]string{"a{1000}"}, 101)...),
 			"lists[0].entries[100]: makes the regular expressions too large together; use fewer or simpler ones",
+		},
+		"patterns of all lists": {
+			apart(50, 50), apart(50, 51),
+			"lists[1].entries[50]: makes the regular expressions too large together; use fewer or simpler ones",
+		},
+		"patterns of claims and lists": {
+			beside(apart(40), 60), beside(apart(40), 61),
+			"lists[0].entries[39]: makes the regular expressions too large together; use fewer or simpler ones",
 		},
 		"API key checks": {
 			&configpb.Params{ApiKeys: slices.Repeat(keys(1).ApiKeys, 256)}, &configpb.Params{ApiKeys: slices.Repeat(keys(1).ApiKeys, 257)},

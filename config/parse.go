@@ -100,8 +100,9 @@ func validate(problems *Problems, params *configpb.Params) *Handler {
 		handler.Require = Any
 	}
 	handler.Headers = headers(problems, params)
-	handler.JWT = jwtChecks(problems, params.GetJwt())
-	handler.Lists = lists(problems, params.GetLists())
+	var patterns Patterns // of all checks, so that no number of them takes more than one may
+	handler.JWT = jwtChecks(problems, params.GetJwt(), &patterns)
+	handler.Lists = lists(problems, params.GetLists(), &patterns)
 	handler.APIKeys = apiKeys(problems, params.GetApiKeys())
 	handler.Basic = basicChecks(problems, params.GetBasic())
 	handler.Rego = regoPolicy(problems, params)

@@ -162,12 +162,6 @@ func ReadEntry(r *wire.Reader, typ wire.Type) (entry Entry) {
 	return entry
 }
 
-// ParseEntry is ReadEntry for the content of a field.
-func ParseEntry(message string) (entry Entry, err error) {
-	err = entry.parse(message)
-	return entry, err
-}
-
 // AppendEntry is ReadEntry for a reader of maps: it appends the entry.
 func (m Map) AppendEntry(r *wire.Reader, typ wire.Type) Map {
 	m = append(m, Entry{})

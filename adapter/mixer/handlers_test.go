@@ -387,6 +387,8 @@ func TestHandlersInTheQueueKnowTheirModes(t *testing.T) {
 			h.get(keyParams("first"))
 			require.Eventually(t, func() bool { return kind.started.Load() == 1 }, 30*time.Second, time.Millisecond)
 			queued := string(mixertest.Params(&configpb.Params{AuthKey: pointer("abc"), Failure: &configpb.Failure{PolicyNotLoaded: mode}}))
+			e := h.get(queued)
+			require.Eventually(t, func() bool { return e.handler.Load() != nil }, 30*time.Second, time.Millisecond)
 			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 			defer cancel()
 			handler, _, d := h.decide(ctx, queued, presenting("abc"))

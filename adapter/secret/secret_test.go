@@ -65,6 +65,9 @@ func open(t *testing.T, sources Sources) (*Store, *log) {
 	store, err := Open(sources, slog.New(slog.NewTextHandler(written, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	require.NoError(t, err)
 	t.Cleanup(func() {
+		if t.Failed() { // such as for want of an inotify instance, of which a user has few
+			t.Log(written.String())
+		}
 		assert.NotContains(t, written.String(), "planted")
 		for name := range store.secrets {
 			for _, digest := range store.secrets[name].state.Load().digests {

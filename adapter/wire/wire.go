@@ -168,22 +168,3 @@ func (r *Reader) Skip(typ Type) {
 		typ = Type(r.varint() & 7)
 	}
 }
-
-// Message reads a nested message: field is called for every one of its fields and must read or skip it. An error inside becomes
-// the outer reader's. It allocates; where that matters, loop over a NewReader of Text and Fail with its Err.
-func (r *Reader) Message(typ Type, field func(r *Reader, field int32, typ Type)) {
-	message := r.Text(typ)
-	if r.err != nil {
-		return
-	}
-	inner := Reader{message: message}
-	inner.Fields(field)
-	r.err = inner.err
-}
-
-// Fields reads the rest of the message: field is called for every field and must read or skip it.
-func (r *Reader) Fields(field func(r *Reader, field int32, typ Type)) {
-	for number, typ, ok := r.Next(); ok; number, typ, ok = r.Next() {
-		field(r, number, typ)
-	}
-}

@@ -161,8 +161,6 @@ func TestReaderReturnsNothingAfterAnError(t *testing.T) {
 	assert.Empty(t, r.Text(wire.Bytes))
 	assert.Zero(t, r.Number(wire.Varint))
 	assert.Zero(t, r.Number64(wire.Fixed64))
-	r.Message(wire.Bytes, func(*wire.Reader, int32, wire.Type) { assert.Fail(t, "a field was read after an error") })
-	r.Fields(func(*wire.Reader, int32, wire.Type) { assert.Fail(t, "a field was read after an error") })
 	_, _, ok := r.Next()
 	assert.False(t, ok)
 	assert.Equal(t, wire.ErrMalformed, r.Err())
@@ -176,34 +174,6 @@ func TestFailKeepsTheFirstError(t *testing.T) {
 	r.Fail(wire.ErrMalformed)
 	r.Fail(nil)
 	require.Equal(t, assert.AnError, r.Err())
-}
-
-func TestMessageHandsItsErrorOn(t *testing.T) {
-	walk := func(content string) (seen []int32, err error) {
-		r := wire.NewReader(content)
-		r.Fields(func(r *wire.Reader, field int32, typ wire.Type) {
-			seen = append(seen, field)
-			if field != 1 {
-				r.Skip(typ)
-				return
-			}
-			r.Message(typ, func(r *wire.Reader, field int32, typ wire.Type) {
-				seen = append(seen, field)
-				r.Skip(typ)
-			})
-		})
-		return seen, r.Err()
-	}
-	seen, err := walk("\x0a\x04\x10\x05\x18\x06\x20\x07")
-	require.NoError(t, err)
-	assert.Equal(t, []int32{1, 2, 3, 4}, seen)
-
-	seen, err = walk("\x0a\x03\x10\x05\x18\x20\x07")
-	require.ErrorIs(t, err, wire.ErrMalformed)
-	assert.Equal(t, []int32{1, 2, 3}, seen, "read on after an error inside")
-
-	_, err = walk("\x08\x01")
-	require.ErrorIs(t, err, wire.ErrMalformed, "a message that is a number")
 }
 
 func TestReaderAllocatesNothing(t *testing.T) {

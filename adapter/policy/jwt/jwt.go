@@ -223,28 +223,21 @@ func (c *check) Evaluate(_ context.Context, request *policy.Request) policy.Verd
 	}
 	text, _ := c.presented(request)
 	now := time.Now()
-	keys, away := c.keySet.Keys()
 	t, err := Parse(text)
 	if err != nil {
 		return c.deny(ReasonMalformed)
 	}
-	reason := c.acceptable(t)
-	if reason != "" {
+	if reason := c.acceptable(t); reason != "" {
 		return c.deny(reason)
 	}
-	if reason = c.timely(t, now); reason != "" {
+	if reason := c.timely(t, now); reason != "" {
 		return c.untimely(reason, t, now)
 	}
-	follows := c.follows(t)
-	switch {
-	case away != nil && !follows:
-		return c.deny(ReasonMissingClaim)
-	case errors.Is(away, ErrNotLoaded):
-		return policy.Failing(policy.Fail(config.PolicyNotLoaded, "key set %q: %v", c.config.Keys, away))
-	case away != nil:
-		return policy.Failing(policy.Fail(config.DependencyDown, "key set %q: %v", c.config.Keys, away))
+	keys, err := c.keySet.Keys()
+	if err != nil {
+		return c.unverified(t, err)
 	}
-	switch reason = keys.Verify(t); {
+	switch reason := keys.Verify(t); {
 	case reason == ReasonUnknownKey:
 		c.keySet.Want()
 		// The key may be there a moment later.
@@ -253,11 +246,24 @@ func (c *check) Evaluate(_ context.Context, request *policy.Request) policy.Verd
 		return v
 	case reason != "":
 		return c.deny(reason)
-	case !follows:
+	case !c.follows(t):
 		return c.deny(ReasonMissingClaim)
 	}
 	c.cache.add(c.cacheID(text, keys), t)
-	return c.pass(t, now)
+	return c.pass(t, time.Now()) // to verify takes its time, and the token ends no later for it
+}
+
+// unverified is the verdict while keys are away. Claims are looked at without a signature then: a token that does not have those
+// wanted is denied whatever the keys are, and must not pass where the failure is open.
+func (c *check) unverified(t *Token, away error) policy.Verdict {
+	switch {
+	case !c.follows(t):
+		return c.deny(ReasonMissingClaim)
+	case errors.Is(away, ErrNotLoaded):
+		return policy.Failing(policy.Fail(config.PolicyNotLoaded, "key set %q: %v", c.config.Keys, away))
+	default:
+		return policy.Failing(policy.Fail(config.DependencyDown, "key set %q: %v", c.config.Keys, away))
+	}
 }
 
 // acceptable looks at what needs no key and does not change with time.

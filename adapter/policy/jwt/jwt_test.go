@@ -463,6 +463,33 @@ func TestCachedTokensExpire(t *testing.T) {
 	})
 }
 
+// slowSet is a key set whose keys take their time to come, as signatures do to be verified.
+type slowSet struct{ *keySet }
+
+func (s slowSet) Keys() (*jwt.Keys, error) {
+	time.Sleep(3 * time.Second)
+	return s.keySet.Keys()
+}
+
+// However long the check itself takes, the answer ends with the token.
+func TestLifetimeEndsWithTheToken(t *testing.T) {
+	t.Parallel()
+	with("p256")
+	synctest.Test(t, func(t *testing.T) {
+		checks, problems := jwt.Kind{KeySets: slowSets{slowSet{idp(t)}}}.Compile(&config.Handler{JWT: []config.JWTCheck{shop()}})
+		require.Empty(t, problems)
+		end := time.Now().Add(10 * time.Second)
+		v := checks[0].Evaluate(t.Context(), presenting(spec{claims: map[string]any{"exp": end.Unix()}}.token(t)))
+		assert.Equal(t, jwt.ReasonValid, v.Reason)
+		assert.Equal(t, time.Until(end), v.Lifetime.Duration)
+	})
+}
+
+// slowSets has one set by any name.
+type slowSets struct{ set slowSet }
+
+func (s slowSets) KeySet(string) (jwt.KeySet, bool) { return s.set, true }
+
 func TestClaimRules(t *testing.T) {
 	t.Parallel()
 	said := map[string]any{

@@ -46,10 +46,9 @@ func countKey(quota, instance string, dimensions attribute.Map, names []string) 
 // repeatKey returns the key of a call. A call for another amount is another call, whatever its id.
 func repeatKey(count Key, id string, amount int64, bestEffort bool) Key {
 	var room [256]byte
-	b := append(room[:0], count[:]...)
+	b := appendText(append(room[:0], count[:]...), id)
 	b = strconv.AppendBool(b, bestEffort)
 	b = strconv.AppendInt(b, amount, 10)
-	b = appendText(b, id)
 	return sha256.Sum256(b)
 }
 

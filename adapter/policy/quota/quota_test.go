@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/netip"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -256,4 +257,7 @@ func TestOnlyIDsTellCallsApart(t *testing.T) {
 	} {
 		assert.NotEqual(t, first, repeat(other), "%v", other)
 	}
+	// Nor can an id be made to look like an amount: the lengths of these two are digits.
+	id := strings.Repeat("x", '1')
+	assert.NotEqual(t, repeat(policy.Quota{Amount: 1, DedupID: "1" + id}), repeat(policy.Quota{Amount: 12, DedupID: id}))
 }
