@@ -318,6 +318,15 @@ func TestReplayLettersTriesAgain(t *testing.T) {
 			}
 			return nil
 		}, Outcome{Delivered: 2}},
+		"one away": {func(_ context.Context, attempt int, batch []record.Record) error {
+			switch {
+			case attempt == 1:
+				return &report.Undelivered{Records: []int{1}, Err: errors.New("away")}
+			case len(batch) != 1 || batch[0].Index != 1:
+				return report.Permanent(errors.New("the other was delivered"))
+			}
+			return nil
+		}, Outcome{Delivered: 2}},
 		"throttled": {func(_ context.Context, attempt int, _ []record.Record) error {
 			if attempt < 3 {
 				return report.Throttled(1, errors.New("slowly"))
