@@ -31,6 +31,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type acceptor struct {
 	most  int
 	err   error
+	after int // calls that are kept before err
 	takes time.Duration
 
 	mu    sync.Mutex
@@ -40,10 +41,10 @@ type acceptor struct {
 func (a *acceptor) Accept(_ context.Context, call *report.Call) error {
 	time.Sleep(a.takes)
 	switch {
-	case a.err != nil:
-		return a.err
 	case a.most > 0 && len(call.Instances) > a.most:
 		return &spool.Error{Class: spool.TooLarge}
+	case a.err != nil && len(a.calls) >= a.after:
+		return a.err
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -269,6 +270,15 @@ func TestRefusals(t *testing.T) {
 	}
 	end()
 	assert.Len(t, a.records(t), 5, "what is too large together is handed over in parts")
+
+	a = &acceptor{most: 2, err: full, after: 1}
+	log = decisionlog.New(a, decisionlog.Options{})
+	for range 5 { // before Run, so that they wait together
+		log.Record("", h, request, allow, 0)
+	}
+	run(log)()
+	assert.Len(t, a.records(t), 2)
+	assert.Equal(t, decisionlog.Stats{Recorded: 2, Refused: 3}, log.Stats(), "a part that is kept is recorded, whatever becomes of the others")
 
 	log = decisionlog.New(nil, decisionlog.Options{Complain: func(err error) { complaints = append(complaints, err) }})
 	end = run(log)
