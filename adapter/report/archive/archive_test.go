@@ -272,6 +272,8 @@ func TestLookEndsWithTheContext(t *testing.T) {
 	cancel()
 	_, err := find(t, dir).Look(ctx)
 	require.ErrorIs(t, err, context.Canceled)
+	_, err = find(t, lettersIn(t, 1)).Export(ctx, io.Discard, false)
+	require.ErrorIs(t, err, context.Canceled, "dead letters that were not looked at")
 	_, err = find(t, dir).Export(ctx, io.Discard, false)
 	require.ErrorIs(t, err, context.Canceled)
 }

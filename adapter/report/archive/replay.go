@@ -158,7 +158,7 @@ func (r Replay) file(ctx context.Context, file File, o *Outcome) (err error) {
 		case l.done:
 			continue
 		case ctx.Err() != nil || o.Left > left:
-			o.Left++
+			o.Left += l.left()
 			continue
 		case l.text == nil:
 			return l.err
