@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -288,6 +290,31 @@ func TestRefusals(t *testing.T) {
 	assert.NotEmpty(t, log.Record("", h, nil, allow, 0), "a request that cannot be written costs its record alone")
 	assert.Equal(t, uint64(2), log.Stats().Refused)
 	assert.ErrorContains(t, errors.Join(complaints...), "panicked")
+}
+
+// docs/records.md shows a line as it is written, but for the record's id and the time.
+func TestDocumentedLine(t *testing.T) {
+	a := &acceptor{}
+	log := decisionlog.New(a, decisionlog.Options{})
+	h := handler(config.DecisionLog{Record: config.RecordAll, Mask: []string{"custom_token_header"}})
+	log.Record("", h, &policy.Request{
+		Instance: "authinstance.instance.istio-system",
+		Subject: &policy.Subject{User: "alice", Properties: attribute.Map{
+			{Name: "custom_token_header", Value: attribute.OfText(attribute.String, "planted")},
+		}},
+		Action: &policy.Action{Method: "PUT"},
+	}, policy.Decision{
+		Code: config.PermissionDenied, Check: "rego/mixerauthz.allow", Reason: "not an editor", Revision: "5d41402abc4b",
+	}, 41_250*time.Nanosecond)
+	run(log)()
+	line, err := record.AppendJSON(nil, &record.Record{Kind: record.KindDecision, Raw: a.calls[0].Instances[0]})
+	require.NoError(t, err)
+	id := regexp.MustCompile(`"decision_id":"[a-z2-7]{16}"`)
+	_, written, ok := strings.Cut(string(id.ReplaceAll(line, []byte("<id>"))), `"arrived":"0001-01-01T00:00:00Z",`)
+	require.True(t, ok)
+	page, err := os.ReadFile("../../docs/records.md")
+	require.NoError(t, err)
+	assert.Contains(t, string(id.ReplaceAll(page, []byte("<id>"))), written)
 }
 
 func TestInput(t *testing.T) {
