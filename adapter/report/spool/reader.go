@@ -1,5 +1,7 @@
 package spool
 
+import "errors"
+
 // reader reads blocks of segments back. It has a file of its own, so that reading and writing share none. One Next uses it at a
 // time.
 type reader struct {
@@ -8,13 +10,20 @@ type reader struct {
 	file   file
 }
 
+// errUnopened means that a segment is there, as far as anybody can tell, and could not be opened.
+var errUnopened = errors.New("the segment cannot be opened")
+
 // read returns the frames of a block, how many they are, and what is damaged.
 func (r *reader) read(s *segment, b *block) ([]waiting, Tally, Damage, error) {
 	if r.file == nil || r.number != s.number {
 		r.close()
 		f, err := r.disk.opts.fs.Open(r.disk.path(s.number), false)
-		if err != nil {
+		switch {
+		case err == nil:
+		case r.disk.gone(err):
 			return nil, Tally{}, Damage{}, err
+		default:
+			return nil, Tally{}, Damage{}, errors.Join(errUnopened, err)
 		}
 		r.file, r.number = f, s.number
 	}
