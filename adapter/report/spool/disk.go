@@ -68,8 +68,8 @@ type block struct {
 // blockBytes bounds blocks of more than one record.
 const blockBytes = 64 << 10
 
-// unreadable is how long a block is tried to be read before its frames are given up as damaged. A segment that cannot even be opened
-// says nothing about its frames, and is tried for ever.
+// unreadable is how long a block is tried to be read before its frames are given up as damaged. What says
+// nothing about them, see isAway, is tried for ever.
 const unreadable = time.Minute
 
 // add enters a record that was written.

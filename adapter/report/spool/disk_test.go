@@ -575,27 +575,32 @@ func TestUnreachable(t *testing.T) {
 		}
 		assert.Equal(t, uint64(30), d.Stats().Pending.Frames)
 	}
-	t.Run("no more files", func(t *testing.T) {
-		content := newDisk()
-		o := smallSegments(content)
-		o.clock = clock
-		d := open(t, "spool", o)
-		sequences := appendFrames(t, d, 30)
-		fail := func(fault func(op, name string) error) {
-			content.mu.Lock()
-			defer content.mu.Unlock()
-			content.fault = fault
-		}
-		fail(func(op, name string) error {
-			if op == "open" && name == segmentName(1) {
-				return syscall.EMFILE
+	for name, c := range map[string]struct {
+		err error
+		is  Class
+	}{"no more files": {syscall.EMFILE, IO}, "not allowed": {fs.ErrPermission, ReadOnly}} {
+		t.Run(name, func(t *testing.T) {
+			content := newDisk()
+			o := smallSegments(content)
+			o.clock = clock
+			d := open(t, "spool", o)
+			sequences := appendFrames(t, d, 30)
+			fail := func(fault func(op, name string) error) {
+				content.mu.Lock()
+				defer content.mu.Unlock()
+				content.fault = fault
 			}
-			return nil
+			fail(func(op, name string) error {
+				if op == "open" && name == segmentName(1) {
+					return c.err
+				}
+				return nil
+			})
+			wait(t, d, c.is)
+			fail(nil)
+			assert.Equal(t, sequences, drain(t, d, true))
 		})
-		wait(t, d, IO)
-		fail(nil)
-		assert.Equal(t, sequences, drain(t, d, true))
-	})
+	}
 	t.Run("directory moved", func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "spool")
 		d := open(t, dir, Options{MaxBytes: minQueueBytes, SegmentBytes: minSegmentBytes, clock: clock})
