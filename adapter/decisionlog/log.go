@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
 	"runtime/debug"
@@ -198,14 +197,27 @@ func (l *Log) hand(ctx context.Context, entries []entry) {
 		for n < len(entries) && order(entries[n], entries[0]) == 0 {
 			n++
 		}
-		if err := l.accept(ctx, entries[:n]); err != nil {
-			l.refused.Add(uint64(n))
-			l.complain(err)
-		} else {
-			l.recorded.Add(uint64(n))
-		}
+		l.handParts(ctx, entries[:n])
 		entries = entries[n:]
 	}
+}
+
+// handParts gives entries of one handler and caller to the pipeline, in parts where they are too large together, and counts what
+// became of each part.
+func (l *Log) handParts(ctx context.Context, entries []entry) {
+	err := l.accept(ctx, entries)
+	if class, ok := spool.ClassOf(err); ok && class == spool.TooLarge && len(entries) > 1 {
+		half := len(entries) / 2
+		l.handParts(ctx, entries[:half])
+		l.handParts(ctx, entries[half:])
+		return
+	}
+	if err != nil {
+		l.refused.Add(uint64(len(entries)))
+		l.complain(err)
+		return
+	}
+	l.recorded.Add(uint64(len(entries)))
 }
 
 func (l *Log) complain(err error) {
@@ -225,12 +237,7 @@ func (l *Log) accept(ctx context.Context, entries []entry) (err error) {
 	for i := range entries {
 		call.Instances = append(call.Instances, entries[i].raw)
 	}
-	err = l.acceptor.Accept(ctx, call)
-	if class, ok := spool.ClassOf(err); ok && class == spool.TooLarge && len(entries) > 1 {
-		half := len(entries) / 2
-		return errors.Join(l.accept(ctx, entries[:half]), l.accept(ctx, entries[half:]))
-	}
-	return err
+	return l.acceptor.Accept(ctx, call)
 }
 
 // sinks returns where the records go: a name that no sink has sends them to the default ones, all of them.

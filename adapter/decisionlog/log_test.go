@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -31,6 +33,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type acceptor struct {
 	most  int
 	err   error
+	after int // calls that are kept before err
 	takes time.Duration
 
 	mu    sync.Mutex
@@ -40,10 +43,10 @@ type acceptor struct {
 func (a *acceptor) Accept(_ context.Context, call *report.Call) error {
 	time.Sleep(a.takes)
 	switch {
-	case a.err != nil:
-		return a.err
 	case a.most > 0 && len(call.Instances) > a.most:
 		return &spool.Error{Class: spool.TooLarge}
+	case a.err != nil && len(a.calls) >= a.after:
+		return a.err
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -270,6 +273,15 @@ func TestRefusals(t *testing.T) {
 	end()
 	assert.Len(t, a.records(t), 5, "what is too large together is handed over in parts")
 
+	a = &acceptor{most: 2, err: full, after: 1}
+	log = decisionlog.New(a, decisionlog.Options{})
+	for range 5 { // before Run, so that they wait together
+		log.Record("", h, request, allow, 0)
+	}
+	run(log)()
+	assert.Len(t, a.records(t), 2)
+	assert.Equal(t, decisionlog.Stats{Recorded: 2, Refused: 3}, log.Stats(), "a part that is kept is recorded, whatever becomes of the others")
+
 	log = decisionlog.New(nil, decisionlog.Options{Complain: func(err error) { complaints = append(complaints, err) }})
 	end = run(log)
 	log.Record("", h, request, allow, 0)
@@ -278,6 +290,31 @@ func TestRefusals(t *testing.T) {
 	assert.NotEmpty(t, log.Record("", h, nil, allow, 0), "a request that cannot be written costs its record alone")
 	assert.Equal(t, uint64(2), log.Stats().Refused)
 	assert.ErrorContains(t, errors.Join(complaints...), "panicked")
+}
+
+// docs/records.md shows a line as it is written, but for the record's id and the time.
+func TestDocumentedLine(t *testing.T) {
+	a := &acceptor{}
+	log := decisionlog.New(a, decisionlog.Options{})
+	h := handler(config.DecisionLog{Record: config.RecordAll, Mask: []string{"custom_token_header"}})
+	log.Record("", h, &policy.Request{
+		Instance: "authinstance.instance.istio-system",
+		Subject: &policy.Subject{User: "alice", Properties: attribute.Map{
+			{Name: "custom_token_header", Value: attribute.OfText(attribute.String, "planted")},
+		}},
+		Action: &policy.Action{Method: "PUT"},
+	}, policy.Decision{
+		Code: config.PermissionDenied, Check: "rego/mixerauthz.allow", Reason: "not an editor", Revision: "5d41402abc4b",
+	}, 41_250*time.Nanosecond)
+	run(log)()
+	line, err := record.AppendJSON(nil, &record.Record{Kind: record.KindDecision, Raw: a.calls[0].Instances[0]})
+	require.NoError(t, err)
+	id := regexp.MustCompile(`"decision_id":"[a-z2-7]{16}"`)
+	_, written, ok := strings.Cut(string(id.ReplaceAll(line, []byte("<id>"))), `"arrived":"0001-01-01T00:00:00Z",`)
+	require.True(t, ok)
+	page, err := os.ReadFile("../../docs/records.md")
+	require.NoError(t, err)
+	assert.Contains(t, string(id.ReplaceAll(page, []byte("<id>"))), written)
 }
 
 func TestInput(t *testing.T) {

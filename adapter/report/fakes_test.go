@@ -259,6 +259,13 @@ func raws(records []record.Record) []string {
 	return texts
 }
 
+func rawsOrNil(records []record.Record) []string {
+	if len(records) == 0 {
+		return nil
+	}
+	return raws(records)
+}
+
 func ids(records []record.Record) []string {
 	texts := make([]string, len(records))
 	for i := range records {

@@ -260,17 +260,20 @@ func (l *lane) deliver(ctx context.Context, b batch) {
 			return
 		}
 		u := asUndelivered(err)
+		// Also at the end, for what was delivered would come again.
+		if b = l.settleDelivered(b, u.Records); len(b.items) == 0 {
+			return
+		}
 		switch {
 		case b.refused != nil:
 			u = &Undelivered{Permanent: true, Err: err}
-		case u.Permanent: // also at the end, for what was delivered and what never can be would come again
+		case u.Permanent: // also at the end, for what never can be delivered would come again
 		case ctx.Err() != nil:
 			return
 		case l.Batching.GiveUpAfter > 0 && time.Since(start) >= l.Batching.GiveUpAfter:
 			u = &Undelivered{Permanent: true, Err: fmt.Errorf("given up after %s: %w", l.Batching.GiveUpAfter, u.Err)}
 		}
 		if u.Permanent {
-			b = l.settleDelivered(b, u.Records)
 			if err = l.bury(b, u.Err); err == nil {
 				return
 			}
@@ -303,22 +306,22 @@ func (l *lane) catch(who string, err *error) {
 	}
 }
 
-// settleDelivered settles all but the refused records of a batch and returns those, so that trying again does not deliver the
-// others again. An index that the batch does not have makes the answer worthless: all are refused then.
-func (l *lane) settleDelivered(b batch, refused []int) batch {
-	if refused == nil {
+// settleDelivered settles what was delivered of a batch and returns the rest, so that trying again does not deliver it again and
+// no dead letter is about it. An index that the batch does not have makes the answer worthless: all of it is the rest then.
+func (l *lane) settleDelivered(b batch, undelivered []int) batch {
+	if undelivered == nil {
 		return b
 	}
-	isRefused := make([]bool, len(b.items))
-	for _, i := range refused {
+	isRest := make([]bool, len(b.items))
+	for _, i := range undelivered {
 		if i < 0 || i >= len(b.items) {
 			return b
 		}
-		isRefused[i] = true
+		isRest[i] = true
 	}
 	rest := batch{refused: b.refused}
 	var delivered batch
-	for i, is := range isRefused {
+	for i, is := range isRest {
 		part := &delivered
 		if is {
 			part = &rest
@@ -332,9 +335,6 @@ func (l *lane) settleDelivered(b batch, refused []int) batch {
 
 // bury makes dead letters of what was refused for good.
 func (l *lane) bury(b batch, cause error) error {
-	if len(b.items) == 0 {
-		return nil
-	}
 	if err := l.keep(b.items, cause); err != nil {
 		return fmt.Errorf("keeping %d dead letters: %w", len(b.items), err)
 	}

@@ -288,6 +288,69 @@ func TestGiveUpAfter(t *testing.T) {
 	})
 }
 
+// What was delivered of a batch is done with whatever becomes of the rest: it is not offered again, and no dead letter claims that it was not.
+func TestPartlyDelivered(t *testing.T) {
+	away := errors.New("a fake partition is away")
+	for name, c := range map[string]struct {
+		giveUp  time.Duration
+		records []int // of the six that the first attempt does not deliver
+		after   error // what the later ones say
+		offered []string
+		letters []string
+	}{
+		"then delivered":    {0, []int{1, 4}, nil, []string{"a/1", "b/2"}, nil},
+		"then refused":      {0, []int{1, 4}, &Undelivered{Permanent: true, Records: []int{1}, Err: away}, []string{"a/1", "b/2"}, []string{"b/2"}},
+		"then given up":     {time.Nanosecond, []int{1, 4}, away, nil, []string{"a/1", "b/2"}},
+		"none is left":      {0, []int{}, nil, nil, nil},
+		"makes no sense":    {0, []int{6}, nil, append(texts("a", 2), texts("b", 4)...), nil},
+		"none is delivered": {0, nil, nil, append(texts("a", 2), texts("b", 4)...), nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bothQueues(t, func(t *testing.T, q spool.Queue) {
+				var offered []record.Record
+				sink := &fakeSink{answer: func(_ context.Context, attempt int, batch []record.Record) error {
+					if attempt == 1 {
+						return &Undelivered{Records: c.records, Err: away}
+					}
+					offered = slices.Clone(batch)
+					return c.after
+				}}
+				letters := &fakeLetters{}
+				b := gathering(6)
+				b.GiveUpAfter = c.giveUp
+				p := start(t, 0, Lane{Sink: sink, Queue: q, Batching: b, DeadLetters: letters})
+				accept(t, p.Pipeline, texts("a", 2)...)
+				accept(t, p.Pipeline, texts("b", 4)...)
+				s := p.settled(t, "fake")
+				p.end(t)
+				assert.Equal(t, c.offered, rawsOrNil(offered))
+				assert.Equal(t, c.letters, rawsOrNil(letters.letters()))
+				assert.EqualValues(t, len(c.letters), s.DeadLettered)
+				assert.EqualValues(t, 6, s.Done.Records)
+			})
+		})
+	}
+}
+
+// At the end too: what was delivered would come again otherwise.
+func TestPartlyDeliveredAtTheEnd(t *testing.T) {
+	dir := t.TempDir()
+	sink := &fakeSink{answer: func(ctx context.Context, _ int, _ []record.Record) error {
+		<-ctx.Done()
+		return &Undelivered{Records: []int{1}, Err: ctx.Err()}
+	}}
+	p := start(t, 0, Lane{Sink: sink, Queue: openQueue(t, dir, spool.Options{}), Batching: gathering(2)})
+	accept(t, p.Pipeline, "a")
+	accept(t, p.Pipeline, "b")
+	require.Eventually(t, func() bool { return sink.tried() == 1 }, 30*time.Second, time.Millisecond)
+	p.end(t)
+
+	sink = &fakeSink{}
+	p = start(t, 10*time.Second, Lane{Sink: sink, Queue: openQueue(t, dir, spool.Options{}), Batching: gathering(2)})
+	p.end(t)
+	assert.Equal(t, []string{"b"}, raws(sink.taken()))
+}
+
 func TestSinkPanics(t *testing.T) {
 	sink := &fakeSink{answer: func(_ context.Context, attempt int, _ []record.Record) error {
 		if attempt < 3 {

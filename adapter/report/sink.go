@@ -12,7 +12,7 @@ import (
 // Sink delivers records. It is used by one lane, from as many goroutines as the lane has concurrency.
 type Sink interface {
 	// Deliver hands a batch over and returns when the other side has it for good, as the sink's page in docs/ says. An error that is
-	// no *Undelivered counts as retryable. A batch that was partly handed over may be handed over again as a whole.
+	// no *Undelivered counts as retryable. A batch of which nobody can say what was handed over is handed over again as a whole.
 	Deliver(ctx context.Context, batch []record.Record) error
 	// Close lets go of what the sink holds, after the last Deliver.
 	Close(ctx context.Context) error
@@ -26,9 +26,10 @@ type Chooser interface {
 
 // Undelivered is why a batch was not delivered, and what follows from it.
 type Undelivered struct {
-	// Permanent means that it can never be: the records become dead letters.
+	// Permanent means that they can never be: the records become dead letters. Else they are tried again.
 	Permanent bool
-	// Records are the indices in the batch that Permanent is about, in ascending order; nil for all of them. The others were delivered.
+	// Records are the indices in the batch of those that were not delivered, in ascending order; nil for all of them. The others were, and
+	// are not handed over again.
 	Records []int
 	// After is how long the other side asked to be left alone; 0 where it did not.
 	After time.Duration

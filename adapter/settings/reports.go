@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -256,11 +257,18 @@ func (r Reports) validate() []error {
 		add(slices.Contains(r.DefaultSinks[:i], name), "reports.default_sinks has %q twice; keep one", name)
 	}
 	add(r.Flush < 0 || r.Flush > time.Hour, "reports.flush is %s; use 0s to 1h0m0s", r.Flush)
+	writers := map[string]string{} // by the paths of their files
 	for _, name := range names {
 		add(!simpleName.MatchString(name), "reports.sinks has %q; name a sink with at most 63 of a-z, 0-9, '_' and '-', a letter or digit at both ends", name)
 		add(name == deadLetters, "reports.sinks has %q, which is the directory of dead letters; choose another name", name)
 		for _, problem := range r.Sinks[name].validate() {
 			problems = append(problems, fmt.Errorf("reports.sinks.%s.%w", name, problem))
+		}
+		if f := r.Sinks[name].File; f != nil && f.Path != "" {
+			path := filepath.Clean(f.Path)
+			other, taken := writers[path]
+			add(taken, "reports.sinks.%s.file.path is %q, which the sink %q writes; give each a file of its own", name, f.Path, other)
+			writers[path] = name
 		}
 	}
 	return problems

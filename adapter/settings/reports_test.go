@@ -68,6 +68,10 @@ func TestReportsAreValidated(t *testing.T) {
 				"reports.sinks.a.file.keep_days is -1; use 0 to 36500\n" +
 				"reports.sinks.a.file.keep_files is -1; use 0 to 1048576",
 		},
+		"one file for two": {
+			"default_sinks: [a], sinks: {a: {file: {path: /x/f}}, b: {file: {path: /x/./f}}, c: {file: {path: /x/g}}}",
+			"reports.sinks.b.file.path is \"/x/./f\", which the sink \"a\" writes; give each a file of its own",
+		},
 		"a queue": {
 			"flush: 2h, sinks: {a: {stdout: {}, queue: {max_bytes: 1, max_age: -1s, full: panic, full_wait: 2s, sync: never}}}",
 			"reports.flush is 2h0m0s; use 0s to 1h0m0s\n" +

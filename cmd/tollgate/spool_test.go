@@ -31,7 +31,12 @@ const goldenEnv = "TOLLGATE_GOLDEN"
 func golden(t *testing.T, name, dir, got string) {
 	t.Helper()
 	got = strings.ReplaceAll(got, dir, "/var/lib/tollgate/reports")
-	got = regexp.MustCompile(`("id": "|id         )[0-9a-f]{32}`).ReplaceAllString(got, "${1}7d6e2cd6d30d4b5f8c1f0e9a3b5c7d91")
+	queues := []string{"7d6e2cd6d30d4b5f8c1f0e9a3b5c7d91", "0b58c1e94a7f4d36a2e5917cd8f3b604"}
+	got = regexp.MustCompile(`("id": "|id         )[0-9a-f]{32}`).ReplaceAllStringFunc(got, func(found string) string {
+		id := queues[0]
+		queues = queues[1:]
+		return strings.TrimRight(found, "0123456789abcdef") + id
+	})
 	path := filepath.Join("testdata", "spool", name)
 	if os.Getenv(goldenEnv) != "" {
 		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o750))
@@ -48,7 +53,10 @@ var (
 )
 
 func spoolDecision(user string) string {
-	d := record.Decision{ID: "7f9c24e8", Instance: "authinstance.instance.istio-system", Outcome: "deny", Code: "PERMISSION_DENIED", Check: "policy", Input: `{"user":"` + user + `"}`}
+	d := record.Decision{
+		ID: "kf3c7hq2mzx5a4bn", Instance: "authinstance.instance.istio-system", Outcome: "deny", Code: "PERMISSION_DENIED", Check: "header/key",
+		Reason: "header_mismatch", Revision: "5d41402abc4b", Latency: 8125, Input: `{"subject":{"user":"` + user + `"}}`,
+	}
 	return string(d.Append(nil))
 }
 

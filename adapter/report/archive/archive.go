@@ -147,6 +147,9 @@ func (c *Contents) directory() (known bool, err error) {
 
 // member adds what is in a directory of reports under a name, if it is one of ours.
 func (c *Contents) member(name string) error {
+	if name == "lost+found" { // of the volume, and root's alone
+		return nil
+	}
 	path := filepath.Join(c.Path, name)
 	info, err := os.Stat(path) // which follows links
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {

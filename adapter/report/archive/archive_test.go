@@ -31,6 +31,7 @@ func TestFind(t *testing.T) {
 	letter := letterLines(t, "kafka", "refused", single(1, 0))
 	fill(t, at("kafka"), 0, decisions(1, 1))
 	fill(t, at("otlp"), 0)
+	fill(t, at("lost+found"), 0) // so that it can be seen that nobody looks into it: root may read what others may not
 	write(t, at("notes.txt"), "nothing of ours")
 	write(t, at("other", "notes.txt"), "nothing of ours")
 	require.NoError(t, os.Mkdir(at("empty"), 0o700))
@@ -272,6 +273,8 @@ func TestLookEndsWithTheContext(t *testing.T) {
 	cancel()
 	_, err := find(t, dir).Look(ctx)
 	require.ErrorIs(t, err, context.Canceled)
+	_, err = find(t, lettersIn(t, 1)).Export(ctx, io.Discard, false)
+	require.ErrorIs(t, err, context.Canceled, "dead letters that were not looked at")
 	_, err = find(t, dir).Export(ctx, io.Discard, false)
 	require.ErrorIs(t, err, context.Canceled)
 }

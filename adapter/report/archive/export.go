@@ -68,7 +68,11 @@ func (c Contents) Export(ctx context.Context, out io.Writer, all bool) (Exported
 	if e.err == nil {
 		e.err = e.out.Flush()
 	}
-	return e.Exported, errors.Join(e.err, errors.Join(unread...))
+	err := errors.Join(e.err, errors.Join(unread...))
+	if ended := ctx.Err(); ended != nil && !errors.Is(err, ended) {
+		err = errors.Join(err, ended) // between two of them
+	}
+	return e.Exported, err
 }
 
 // exporter writes records until writing fails.

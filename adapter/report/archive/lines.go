@@ -30,6 +30,16 @@ type line struct {
 	done bool
 }
 
+// left is how many records are left where the line is: one also for what is no letter.
+func (l *line) left() uint64 {
+	if l.err == nil {
+		if found, err := records(&l.letter); err == nil {
+			return uint64(len(found))
+		}
+	}
+	return 1
+}
+
 // maxLine bounds what is kept of a line: more than the largest frame takes as a letter.
 const maxLine = 4 * spool.MaxPayload
 

@@ -158,7 +158,7 @@ func (r Replay) file(ctx context.Context, file File, o *Outcome) (err error) {
 		case l.done:
 			continue
 		case ctx.Err() != nil || o.Left > left:
-			o.Left++
+			o.Left += l.left()
 			continue
 		case l.text == nil:
 			return l.err
@@ -239,16 +239,17 @@ func (r Replay) deliver(ctx context.Context, batch []record.Record, o *Outcome) 
 			return 0
 		}
 		pause := pauses.NextBackOff()
-		if u, ok := errors.AsType[*report.Undelivered](err); ok && u.Permanent {
-			delivered, refused := split(batch, u.Records)
-			o.Delivered += uint64(delivered) //nolint:gosec // is at least 0
-			batch = refused
-			if err = r.keep(refused, u); err == nil {
-				o.Refused += uint64(len(refused))
-				return 0
-			}
-		} else if ok {
+		if u, ok := errors.AsType[*report.Undelivered](err); ok {
 			pause = max(pause, u.After)
+			var delivered int
+			delivered, batch = split(batch, u.Records)
+			o.Delivered += uint64(delivered) //nolint:gosec // is at least 0
+			if u.Permanent {
+				if err = r.keep(batch, u); err == nil {
+					o.Refused += uint64(len(batch))
+					return 0
+				}
+			}
 		}
 		if ctx.Err() != nil {
 			break
@@ -270,25 +271,25 @@ func (r Replay) choose(batch []record.Record, o *Outcome) []record.Record {
 	return chosen
 }
 
-// split counts the records that were delivered and returns those that were refused: those at the indices, or all where there are
-// none or one is not of the batch.
-func split(batch []record.Record, indices []int) (delivered int, refused []record.Record) {
+// split counts the records that were delivered and returns the others: those at the indices, or all where there are none or one is not
+// of the batch.
+func split(batch []record.Record, indices []int) (delivered int, rest []record.Record) {
 	if indices == nil {
 		return 0, batch
 	}
-	isRefused := make([]bool, len(batch))
+	isRest := make([]bool, len(batch))
 	for _, i := range indices {
 		if i < 0 || i >= len(batch) {
 			return 0, batch
 		}
-		isRefused[i] = true
+		isRest[i] = true
 	}
-	for i, is := range isRefused {
+	for i, is := range isRest {
 		if is {
-			refused = append(refused, batch[i])
+			rest = append(rest, batch[i])
 		}
 	}
-	return len(batch) - len(refused), refused
+	return len(batch) - len(rest), rest
 }
 
 func (r Replay) attempt(ctx context.Context, batch []record.Record) (err error) {

@@ -238,6 +238,17 @@ func TestReplayLettersInterrupted(t *testing.T) {
 	assert.Equal(t, append(want, last.ID()), append(first.ids(), second.ids()...), "each once")
 }
 
+// A letter that is a whole frame counts for the records in it, if they are left too.
+func TestReplayLettersInterruptedBeforeAFrame(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, rotated), letterLines(t, "kafka", "refused", single(1, 0), single(1, 1), record.Record{Sequence: 2, Raw: string(decisions(2, 3).Payload)}))
+	ctx, interrupt := context.WithCancel(t.Context())
+	o, err := through(t, interruptedAfter(0, interrupt), dir).directory(ctx, t, dir, false)
+	require.NoError(t, err)
+	assert.Equal(t, Outcome{Left: 5}, o)
+}
+
 // An interruption between batches leaves what is no letter alone too.
 func TestReplayLettersInterruptedBetween(t *testing.T) {
 	t.Parallel()
@@ -315,6 +326,15 @@ func TestReplayLettersTriesAgain(t *testing.T) {
 		"retryable": {func(_ context.Context, attempt int, _ []record.Record) error {
 			if attempt < 4 {
 				return errors.New("away")
+			}
+			return nil
+		}, Outcome{Delivered: 2}},
+		"one away": {func(_ context.Context, attempt int, batch []record.Record) error {
+			switch {
+			case attempt == 1:
+				return &report.Undelivered{Records: []int{1}, Err: errors.New("away")}
+			case len(batch) != 1 || batch[0].Index != 1:
+				return report.Permanent(errors.New("the other was delivered"))
 			}
 			return nil
 		}, Outcome{Delivered: 2}},

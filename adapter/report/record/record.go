@@ -60,7 +60,7 @@ func (k Kind) String() string {
 	return "unknown"
 }
 
-// SpoolID identifies the spool that accepted a record.
+// SpoolID identifies the spool that accepted a record, as long as its process lives: the next process has another id for what it accepts.
 type SpoolID [16]byte
 
 // String returns the id in hexadecimal.

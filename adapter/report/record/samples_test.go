@@ -112,9 +112,9 @@ func edge() string {
 
 func decision() string {
 	d := record.Decision{
-		ID: "7f9c24e8-3b12", Handler: "bookinfo", Instance: "authinstance.instance.istio-system", Outcome: "deny", Code: "PERMISSION_DENIED",
-		Check: "policy", Reason: "not an editor", Revision: "5d41402abc4b", Latency: 41_250 * time.Nanosecond,
-		Input: `{"subject": {"user": "alice", "properties": {"custom_token_header": "***"}}, "action": {"method": "PUT"}}`,
+		ID: "kf3c7hq2mzx5a4bn", Handler: "bookinfo", Instance: "authinstance.instance.istio-system", Outcome: "deny", Code: "PERMISSION_DENIED",
+		Check: "rego/mixerauthz.allow", Reason: "not an editor", Revision: "5d41402abc4b", Latency: 41_250 * time.Nanosecond,
+		Input: `{"action": {"method": "PUT"}, "subject": {"properties": {"custom_token_header": "***"}, "user": "alice"}}`,
 	}
 	return string(d.Append(nil))
 }

@@ -240,7 +240,7 @@ func (c *committer) cut() error {
 	if f == nil {
 		var err error
 		f, err = d.opts.fs.Open(d.path(c.segment.number), true)
-		if errors.Is(err, fs.ErrNotExist) { // all that was kept there is done
+		if d.gone(err) { // all that was kept there is done
 			c.uncut = false
 			return nil
 		}

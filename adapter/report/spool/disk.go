@@ -68,7 +68,8 @@ type block struct {
 // blockBytes bounds blocks of more than one record.
 const blockBytes = 64 << 10
 
-// unreadable is how long a block is tried to be read before its frames are given up as damaged.
+// unreadable is how long a block is tried to be read before its frames are given up as damaged. What says
+// nothing about them, see isAway, is tried for ever.
 const unreadable = time.Minute
 
 // add enters a record that was written.
@@ -194,7 +195,7 @@ func (d *Disk) load(s *segment) error {
 	defer d.wake()
 	if err != nil {
 		now := d.clock.now()
-		if b.failing == 0 {
+		if b.failing == 0 || errors.Is(err, errUnopened) {
 			b.failing = now
 		}
 		if now-b.failing < int64(unreadable) {
@@ -313,8 +314,9 @@ func (d *Disk) remove(newest bool) (failing *Error) {
 		}
 		d.mu.Unlock()
 		err := d.opts.fs.Remove(d.path(s.number))
+		gone := d.gone(err)
 		d.mu.Lock()
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err != nil && !gone {
 			failing = fault(d.path(s.number), "remove", err)
 			i++
 			continue
@@ -326,6 +328,16 @@ func (d *Disk) remove(newest bool) (failing *Error) {
 		d.removed = true
 	}
 	return failing
+}
+
+// gone reports whether an error says that a segment is not there, and not that its directory is not: somebody may have moved that, or the
+// volume that it is on, and may bring it back.
+func (d *Disk) gone(err error) bool {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	names, err := d.opts.fs.List(d.dir)
+	return err == nil && slices.Contains(names, filepath.Base(stateName(d.dir)))
 }
 
 // expire drops frames that waited too long. Of a block that was not read it drops all or nothing; the rest expires when the

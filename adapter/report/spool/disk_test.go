@@ -563,6 +563,72 @@ func TestUnreadable(t *testing.T) {
 	require.NoError(t, d.Close())
 }
 
+// What says nothing about a file costs no frame, however long it lasts: it can still be read afterwards.
+func TestUnreachable(t *testing.T) {
+	clock := &manualClock{now: time.Unix(1e9, 0)}
+	wait := func(t *testing.T, d *Disk, of Class) {
+		t.Helper()
+		for range 5 {
+			_, err := d.Next(t.Context())
+			require.Equal(t, of, class(t, err), err)
+			clock.pass(time.Minute)
+		}
+		assert.Equal(t, uint64(30), d.Stats().Pending.Frames)
+	}
+	for name, c := range map[string]struct {
+		err error
+		is  Class
+	}{"no more files": {syscall.EMFILE, IO}, "not allowed": {fs.ErrPermission, ReadOnly}} {
+		t.Run(name, func(t *testing.T) {
+			content := newDisk()
+			o := smallSegments(content)
+			o.clock = clock
+			d := open(t, "spool", o)
+			sequences := appendFrames(t, d, 30)
+			fail := func(fault func(op, name string) error) {
+				content.mu.Lock()
+				defer content.mu.Unlock()
+				content.fault = fault
+			}
+			fail(func(op, name string) error {
+				if op == "open" && name == segmentName(1) {
+					return c.err
+				}
+				return nil
+			})
+			wait(t, d, c.is)
+			fail(nil)
+			assert.Equal(t, sequences, drain(t, d, true))
+		})
+	}
+	t.Run("directory moved", func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), "spool")
+		d := open(t, dir, Options{MaxBytes: minQueueBytes, SegmentBytes: minSegmentBytes, clock: clock})
+		sequences := appendFrames(t, d, 30)
+		require.NoError(t, os.Rename(dir, dir+".away"))
+		wait(t, d, IO)
+		require.NoError(t, os.Mkdir(dir, 0o700)) // as under a volume
+		wait(t, d, IO)
+		require.NoError(t, os.Remove(dir))
+		require.NoError(t, os.Rename(dir+".away", dir))
+		assert.Equal(t, sequences, drain(t, d, true))
+	})
+	t.Run("segment gone", func(t *testing.T) { // which says all
+		dir := t.TempDir()
+		d := open(t, dir, Options{MaxBytes: minQueueBytes, SegmentBytes: minSegmentBytes, clock: clock})
+		sequences := appendFrames(t, d, 30)
+		require.NoError(t, os.Remove(filepath.Join(dir, segmentName(1))))
+		_, err := d.Next(t.Context())
+		require.Equal(t, IO, class(t, err))
+		clock.pass(time.Minute)
+		came := drain(t, d, true)
+		s := d.Stats()
+		assert.Equal(t, sequences[30-len(came):], came)
+		assert.EqualValues(t, 30-len(came), s.Dropped[Damaged].Frames)
+		assert.Positive(t, s.Dropped[Damaged].Frames)
+	})
+}
+
 // A state file that cannot be written shows as a fault, costs duplicates and keeps segments that have to stay; then all heals.
 func TestStateCannotBeWritten(t *testing.T) {
 	content := newDisk()

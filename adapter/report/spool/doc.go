@@ -78,8 +78,11 @@
 //
 // Bits flip. A frame that recovery cannot read was never counted as recovered and shows only as Damage, in bytes. A frame that
 // recovery counted and Next then cannot read is in Dropped as [Damaged], and its bytes are in Damage as well. So the sum is exact
-// in both cases, and Damage tells all that there was. A block that the disk refuses to read is tried for a minute, at the pace
-// of who calls Next, and then given up in the same way.
+// in both cases, and Damage tells all that there was. A block that the disk refuses to read, or whose segment is gone, is tried for a
+// minute, at the pace of who calls Next, and then given up in the same way.
+//
+// The directory is moved, or no more files can be opened. What is pending waits until it can be read again. Frames are accepted into
+// the segment that is open, and refused when the next would begin.
 //
 // The clock is set. Ages run by the monotonic clock, from the frames' acceptance and not from the arrival that the caller gives,
 // so a step changes nothing. Between two processes only the time of day goes on: when it was set back, the queue's time goes on

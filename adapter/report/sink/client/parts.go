@@ -15,7 +15,7 @@ import (
 // value is ready; it is safe for concurrent use.
 type Parts struct {
 	mu sync.Mutex
-	// known is what came of records whose batch is to be tried again: nil for delivered, or why they were refused.
+	// known is why records were refused whose batch is to be tried again for the sake of others.
 	known map[identity]error
 }
 
@@ -27,7 +27,7 @@ type identity struct {
 
 func identify(r *record.Record) identity { return identity{r.Spool, r.Sequence, r.Index} }
 
-// maxKnown bounds the memory. What is forgotten is sent again, under the same id.
+// maxKnown bounds the memory: a lane that gives a batch up does not tell. What is forgotten is refused once more.
 const maxKnown = 1 << 16
 
 // Deliver is a sink's Deliver by means of send, which hands a part over and may return, beside nil,
@@ -38,10 +38,10 @@ const maxKnown = 1 << 16
 //   - one that is not permanent, with Records: the others are delivered, these are to be tried again;
 //   - any other error: all of the part is to be tried again.
 //
-// What is to be tried again ends the attempt. The next one, with the same records, knows what became of each that is settled; so there
-// is progress as long as an attempt has time for log2(n)+1 calls.
+// What is to be tried again ends the attempt with an error about all that was not delivered. The next one, with these records, knows which
+// of them were refused; so there is progress as long as an attempt has time for log2(n)+1 calls.
 func (p *Parts) Deliver(ctx context.Context, batch []record.Record, send func(context.Context, []record.Record) error) error {
-	a := attempt{batch: batch, refused: map[int]error{}}
+	a := attempt{batch: batch, delivered: make([]bool, len(batch)), refused: map[int]error{}}
 	for todo := [][]int{p.recall(&a)}; len(todo) > 0; {
 		part := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
@@ -51,7 +51,7 @@ func (p *Parts) Deliver(ctx context.Context, batch []record.Record, send func(co
 		suspects, err := a.send(ctx, part, send)
 		if err != nil {
 			p.remember(&a)
-			return err
+			return a.unfinished(err)
 		}
 		half := len(suspects) / 2
 		todo = append(todo, suspects[half:], suspects[:half])
@@ -63,7 +63,7 @@ func (p *Parts) Deliver(ctx context.Context, batch []record.Record, send func(co
 // attempt is what came of a batch so far.
 type attempt struct {
 	batch     []record.Record
-	delivered []int
+	delivered []bool
 	refused   map[int]error
 	cause     error // of the first
 }
@@ -82,7 +82,7 @@ func (a *attempt) send(ctx context.Context, part []int, send func(context.Contex
 	}
 	err = send(ctx, records)
 	if err == nil {
-		a.delivered = append(a.delivered, part...)
+		a.deliver(part)
 		return nil, nil
 	}
 	u, ok := errors.AsType[*report.Undelivered](err)
@@ -98,7 +98,7 @@ func (a *attempt) send(ctx context.Context, part []int, send func(context.Contex
 			if open[i] {
 				suspects = append(suspects, index)
 			} else {
-				a.delivered = append(a.delivered, index)
+				a.delivered[index] = true
 			}
 		}
 	}
@@ -113,6 +113,29 @@ func (a *attempt) send(ctx context.Context, part []int, send func(context.Contex
 		return nil, nil
 	}
 	return suspects, nil
+}
+
+func (a *attempt) deliver(part []int) {
+	for _, index := range part {
+		a.delivered[index] = true
+	}
+}
+
+// unfinished makes an error that ends the attempt one about what was not delivered.
+func (a *attempt) unfinished(err error) error {
+	if !slices.Contains(a.delivered, true) {
+		return err
+	}
+	rest := &report.Undelivered{Err: err}
+	if u, ok := errors.AsType[*report.Undelivered](err); ok {
+		rest.After, rest.Err = u.After, u.Err
+	}
+	for i, delivered := range a.delivered {
+		if !delivered {
+			rest.Records = append(rest.Records, i)
+		}
+	}
+	return rest
 }
 
 func (a *attempt) refuse(part []int, cause error) {
@@ -144,17 +167,10 @@ func (p *Parts) recall(a *attempt) []int {
 	defer p.mu.Unlock()
 	open := make([]int, 0, len(a.batch))
 	for i := range a.batch {
-		if len(p.known) == 0 {
-			open = append(open, i)
-			continue
-		}
-		switch cause, known := p.known[identify(&a.batch[i])]; {
-		case !known:
-			open = append(open, i)
-		case cause == nil:
-			a.delivered = append(a.delivered, i)
-		default:
+		if cause, known := p.known[identify(&a.batch[i])]; known {
 			a.refuse([]int{i}, cause)
+		} else {
+			open = append(open, i)
 		}
 	}
 	return open
@@ -163,11 +179,8 @@ func (p *Parts) recall(a *attempt) []int {
 func (p *Parts) remember(a *attempt) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.known == nil || len(p.known)+len(a.delivered)+len(a.refused) > maxKnown {
+	if p.known == nil || len(p.known)+len(a.refused) > maxKnown {
 		p.known = map[identity]error{}
-	}
-	for _, i := range a.delivered {
-		p.known[identify(&a.batch[i])] = nil
 	}
 	for i, cause := range a.refused {
 		p.known[identify(&a.batch[i])] = cause

@@ -132,19 +132,37 @@ func TestPartsGoOn(t *testing.T) {
 	}
 	var parts Parts
 	var err error
+	left := batch(8)
 	for range 10 {
-		if err = parts.Deliver(t.Context(), batch(8), side.send); !errors.Is(err, cut) {
+		if err = parts.Deliver(t.Context(), left, side.send); !errors.Is(err, cut) {
 			break
 		}
+		left = rest(left, err)
 	}
 	u, ok := errors.AsType[*report.Undelivered](err)
-	require.True(t, ok, "no progress: %v", err)
+	require.True(t, ok && u.Permanent, "no progress: %v", err)
 	assert.Greater(t, side.calls, 2*enough, "it was cut off")
-	assert.Equal(t, []int{2, 5}, u.Records)
+	var refused []int
+	for _, i := range u.Records {
+		refused = append(refused, left[i].Index)
+	}
+	assert.Equal(t, []int{2, 5}, refused)
 	for i := range 8 {
 		assert.LessOrEqual(t, side.stored[i], 1, "what was delivered is not sent again")
 	}
 	assert.Empty(t, parts.known)
+}
+
+// rest returns the records that a lane delivers again after an error.
+func rest(batch []record.Record, err error) (records []record.Record) {
+	u, ok := errors.AsType[*report.Undelivered](err)
+	if !ok || u.Records == nil {
+		return batch
+	}
+	for _, i := range u.Records {
+		records = append(records, batch[i])
+	}
+	return records
 }
 
 func TestPartsPartlyRetryable(t *testing.T) {
@@ -154,7 +172,7 @@ func TestPartsPartlyRetryable(t *testing.T) {
 	send := func(_ context.Context, part []record.Record) error {
 		attempts++
 		if attempts == 1 {
-			return &report.Undelivered{Records: []int{1, 3}, Err: away}
+			return &report.Undelivered{Records: []int{1, 3}, After: time.Minute, Err: away}
 		}
 		for i := range part {
 			second = append(second, part[i].Index)
@@ -166,9 +184,8 @@ func TestPartsPartlyRetryable(t *testing.T) {
 	require.ErrorIs(t, err, away)
 	u, ok := errors.AsType[*report.Undelivered](err)
 	require.True(t, ok)
-	assert.False(t, u.Permanent)
-	assert.Nil(t, u.Records, "the lane knows no indices of what is to be tried again")
-	require.NoError(t, parts.Deliver(t.Context(), batch(4), send))
+	assert.Equal(t, &report.Undelivered{Records: []int{1, 3}, After: time.Minute, Err: away}, u)
+	require.NoError(t, parts.Deliver(t.Context(), rest(batch(4), err), send))
 	assert.Equal(t, []int{1, 3}, second)
 }
 
@@ -212,10 +229,17 @@ func TestPartsForgetRatherThanGrow(t *testing.T) {
 		for i := range records {
 			records[i].Sequence = sequence
 		}
-		err := parts.Deliver(t.Context(), records, func(context.Context, []record.Record) error {
-			return &report.Undelivered{Records: []int{0}, Err: errBad}
+		err := parts.Deliver(t.Context(), records, func(_ context.Context, part []record.Record) error {
+			if len(part) > 1 {
+				return &report.Undelivered{Permanent: true, Records: batchIndices(len(part)), Err: errBad}
+			}
+			if part[0].Index == len(records)-1 {
+				return errBad
+			}
+			return report.Permanent(errBad)
 		})
 		require.Error(t, err)
+		assert.NotEmpty(t, parts.known)
 		assert.LessOrEqual(t, len(parts.known), maxKnown)
 	}
 }

@@ -89,6 +89,9 @@ func (s *Sink) send(ctx context.Context, part []record.Record) error {
 	pooled, _ := s.bodies.Get().(*body)
 	defer s.bodies.Put(pooled)
 	content, unwritable, cause := pooled.build(ctx, part, s.options.Compression)
+	if cause != nil && unwritable == nil {
+		return cause // there is nothing to send
+	}
 	if len(unwritable) < len(part) {
 		request, err := s.request(ctx, content, idempotencyKey(part))
 		if err != nil {
@@ -170,8 +173,8 @@ const keptLines = 4 << 20
 
 func newBody() *body { return &body{gzip: gzip.NewWriter(nil)} }
 
-// build returns the records as JSON lines, but for those that cannot be written, whose indices it returns, with why the first cannot. The
-// content is not used again: net/http may read it until long after the answer has come.
+// build returns the records as JSON lines, but for those that cannot be written, whose indices it returns, with why the first cannot; or a
+// cause alone. The content is not used again: net/http may read it until long after the answer has come.
 func (b *body) build(ctx context.Context, part []record.Record, compression string) (content []byte, unwritable []int, cause error) {
 	lines := b.lines[:0]
 	for i := range pace.Over(ctx, part) {

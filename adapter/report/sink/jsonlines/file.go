@@ -56,9 +56,11 @@ type File struct {
 	log    *rotator    // nil until it is needed, and after a failure
 	info   fs.FileInfo // the file as the last Append left it; nil if there was none
 	size   int64       // likewise
+	named  bool        // its name is on the disk
 	closed bool
 
-	faults func(output) output // for tests
+	faults        func(output) output          // for tests
+	syncDirectory func(directory string) error // likewise
 }
 
 // rotator is the library's file, and where it is written, which is the same unless a test is in between.
@@ -94,7 +96,7 @@ func NewFile(path string, rotation Rotation) (*File, error) {
 	if rotation.Megabytes == 0 {
 		rotation.Megabytes = defaultMegabytes
 	}
-	return &File{path: path, rotation: rotation}, nil
+	return &File{path: path, rotation: rotation, syncDirectory: syncDirectory}, nil
 }
 
 // Path returns the path of the file that is being written.
@@ -151,7 +153,7 @@ func (f *File) open() error {
 	if f.info, err = stat(f.path); err != nil {
 		return err
 	}
-	f.size = 0
+	f.size, f.named = 0, false // a file that is there may be what a write left that failed, or a process that was killed
 	if f.info != nil {
 		f.size = f.info.Size()
 	}
@@ -190,7 +192,7 @@ func (f *File) write(lines []byte) error {
 	fresh := f.info == nil || !os.SameFile(info, f.info)
 	before := f.size
 	if fresh {
-		before = 0
+		before, f.named = 0, false
 	}
 	if info.Size() != before+int64(len(lines)) {
 		return fmt.Errorf("somebody else changes the file: it has %d bytes, not %d", info.Size(), before+int64(len(lines)))
@@ -198,10 +200,11 @@ func (f *File) write(lines []byte) error {
 	if err := f.log.out.Sync(); err != nil {
 		return err
 	}
-	if fresh {
-		if err := syncDirectory(filepath.Dir(f.path)); err != nil {
+	if !f.named {
+		if err := f.syncDirectory(filepath.Dir(f.path)); err != nil {
 			return err
 		}
+		f.named = true
 	}
 	f.info, f.size = info, info.Size()
 	return nil

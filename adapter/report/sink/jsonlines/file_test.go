@@ -167,6 +167,42 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+// A file whose name is not on the disk is lost with all that is in it. So the name is synced before anything counts as written, by whoever
+// finds a file too: who made it may have ended before.
+func TestNameIsSynced(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "records.jsonl")
+	synced, failing := 0, 0
+	open := func() *File {
+		synced = 0
+		f := newFile(t, path, Rotation{Megabytes: 1})
+		f.syncDirectory = func(dir string) error {
+			assert.Equal(t, filepath.Dir(path), dir)
+			if failing > 0 {
+				failing--
+				return syscall.EIO
+			}
+			synced++
+			return nil
+		}
+		return f
+	}
+	f := open()
+	failing = 2
+	require.ErrorIs(t, f.Append([]byte("{1}\n")), syscall.EIO)
+	require.ErrorIs(t, f.Append([]byte("{1}\n")), syscall.EIO, "it is there by now, and is not known to be")
+	require.NoError(t, f.Append([]byte("{1}\n")))
+	assert.Equal(t, 1, synced)
+	require.NoError(t, f.Append([]byte("{2}\n")))
+	assert.Equal(t, 1, synced, "once will do")
+	require.NoError(t, f.Append(line(1<<20, "a")))
+	assert.Equal(t, 2, synced, "a new file by rotation")
+	require.NoError(t, f.Close())
+
+	f = open()
+	require.NoError(t, f.Append([]byte("{3}\n")))
+	assert.Equal(t, 1, synced, "a file that was there")
+}
+
 func TestFaultAtRotation(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "records.jsonl")
 	var writes, syncs int

@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,10 +34,6 @@ type Sink struct {
 
 	complaint rate.Sometimes
 	rejected  atomic.Uint64
-
-	mu sync.Mutex
-	// delivered are records of batches that are to be tried again for the sake of others, so that only those others are sent then.
-	delivered map[identity]struct{}
 }
 
 var _ report.Sink = (*Sink)(nil)
@@ -52,13 +47,6 @@ type exporter interface {
 // errTooLarge means that the other side takes requests, but none of this size.
 var errTooLarge = errors.New("too large for the other side")
 
-// identity is what record.Record.ID tells.
-type identity struct {
-	spool    record.SpoolID
-	sequence uint64
-	index    int
-}
-
 // New returns the sink. It connects with the first batch.
 func New(o Options, logger *slog.Logger) (*Sink, error) {
 	if err := o.Validate(); err != nil {
@@ -69,7 +57,6 @@ func New(o Options, logger *slog.Logger) (*Sink, error) {
 		encoding:  newEncoding(o.Resource),
 		logger:    logger,
 		complaint: rate.Sometimes{Interval: 10 * time.Second},
-		delivered: map[identity]struct{}{},
 	}
 	var err error
 	if s.exporter, err = newExporter(&o); err != nil {
@@ -98,13 +85,13 @@ func (s *Sink) Rejected() uint64 { return s.rejected.Load() }
 func (s *Sink) Close(context.Context) error { return s.exporter.close() }
 
 // Deliver sends a batch, one request for each of its signals, and waits for the answers. Requests that are too large for the other
-// side are halved. Records that can never be sent, and those that are refused for good, are the error's; after any other error
-// the same batch can be delivered again and then is sent without what was delivered before.
+// side are halved. The error is about records that can never be sent, and those that are refused for good; or, where some are to be tried
+// again, about all that were not delivered.
 func (s *Sink) Deliver(ctx context.Context, batch []record.Record) error {
-	d := delivery{sink: s, batch: batch}
+	d := delivery{sink: s, batch: batch, delivered: make([]bool, len(batch))}
 	var failures []error
 	var pause time.Duration
-	for i, indices := range s.split(&d) {
+	for i, indices := range d.split() {
 		err := d.send(ctx, signal(i), indices)
 		if err == nil {
 			continue
@@ -118,65 +105,40 @@ func (s *Sink) Deliver(ctx context.Context, batch []record.Record) error {
 		}
 	}
 	if len(failures) > 0 {
-		s.remember(&d)
-		return report.Throttled(pause, errors.Join(failures...))
+		return &report.Undelivered{Records: d.undelivered(), After: pause, Err: errors.Join(failures...)}
 	}
-	s.forget(batch)
 	return d.refused.err()
-}
-
-// split sorts the indices of what is left to send by signal.
-func (s *Sink) split(d *delivery) (parts [signals][]int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i := range d.batch {
-		r := &d.batch[i]
-		signal, known := signalOf(r.Kind)
-		if !known {
-			d.refused.add([]int{i}, fmt.Errorf("%w: %d", record.ErrKind, r.Kind))
-			continue
-		}
-		if _, done := s.delivered[identityOf(r)]; !done {
-			parts[signal] = append(parts[signal], i)
-		}
-	}
-	return parts
-}
-
-// remember keeps what was delivered of a batch that was not delivered as a whole.
-func (s *Sink) remember(d *delivery) {
-	const most = 1 << 16 // a lane that gives a batch up does not tell
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.delivered)+len(d.delivered) > most {
-		clear(s.delivered)
-	}
-	for _, i := range d.delivered {
-		s.delivered[identityOf(&d.batch[i])] = struct{}{}
-	}
-}
-
-func (s *Sink) forget(batch []record.Record) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.delivered) == 0 {
-		return
-	}
-	for i := range batch {
-		delete(s.delivered, identityOf(&batch[i]))
-	}
-}
-
-func identityOf(r *record.Record) identity {
-	return identity{spool: r.Spool, sequence: r.Sequence, index: r.Index}
 }
 
 // delivery is one attempt at a batch.
 type delivery struct {
 	sink      *Sink
 	batch     []record.Record
-	delivered []int
+	delivered []bool
 	refused   refusals
+}
+
+// split sorts the indices of the records by signal.
+func (d *delivery) split() (parts [signals][]int) {
+	for i := range d.batch {
+		signal, known := signalOf(d.batch[i].Kind)
+		if !known {
+			d.refused.add([]int{i}, fmt.Errorf("%w: %d", record.ErrKind, d.batch[i].Kind))
+			continue
+		}
+		parts[signal] = append(parts[signal], i)
+	}
+	return parts
+}
+
+// undelivered returns the indices of what was not delivered.
+func (d *delivery) undelivered() (indices []int) {
+	for i, delivered := range d.delivered {
+		if !delivered {
+			indices = append(indices, i)
+		}
+	}
+	return indices
 }
 
 // send delivers records of one signal, or says why they are to be tried again.
@@ -218,7 +180,9 @@ func (d *delivery) settle(r *request) {
 		d.refused.add(r.records, fmt.Errorf("all %d %s were rejected: %s", r.items, r.signal.items(), quote(message)))
 		return
 	}
-	d.delivered = append(d.delivered, r.records...)
+	for _, i := range r.records {
+		d.delivered[i] = true
+	}
 	if rejected <= 0 && message == "" {
 		return
 	}

@@ -104,7 +104,6 @@ func TestAllKindsArrive(t *testing.T) {
 						assert.Equal(t, 1, f.ids()[batch[i].ID()])
 					}
 				}
-				assert.Empty(t, s.delivered)
 			})
 		}
 	}
@@ -359,13 +358,24 @@ func TestTooLarge(t *testing.T) {
 				}
 				assert.Equal(t, want, ids[batch[i].ID()], i)
 			}
-			assert.Empty(t, s.delivered)
 		})
 	}
 }
 
-// TestWhatWasDeliveredIsNotSentAgain has a receiver that has no metrics for a while, and one that takes a half and then breaks.
-func TestWhatWasDeliveredIsNotSentAgain(t *testing.T) {
+// rest returns the records that an error which is not for good is about: those that a lane delivers again.
+func rest(t *testing.T, batch []record.Record, err error) (records []record.Record) {
+	t.Helper()
+	var u *report.Undelivered
+	require.ErrorAs(t, err, &u)
+	require.False(t, u.Permanent, "%v", err)
+	for _, i := range u.Records {
+		records = append(records, batch[i])
+	}
+	return records
+}
+
+// TestWhatWasDeliveredIsTold has a receiver that has no metrics for a while, and one that takes a half and then breaks.
+func TestWhatWasDeliveredIsTold(t *testing.T) {
 	t.Run("signals", func(t *testing.T) {
 		down := true
 		f := fakeCollector{answer: func(r *received) (proto.Message, error) {
@@ -377,15 +387,14 @@ func TestWhatWasDeliveredIsNotSentAgain(t *testing.T) {
 		s := newSink(t, f.serve(t, protocolGRPC))
 		batch := append(mixed(t), newBatch(t, record.KindMetric, sample{raw: metricOf("bad")})...)
 		for range 3 {
-			assert.Equal(t, "retryable", outcome(deliver(t, s, batch)))
+			batch = rest(t, batch, deliver(t, s, batch))
+			assert.Len(t, batch, 2, "the metrics")
 		}
-		assert.Len(t, s.delivered, 5)
 		down = false
 		assert.Equal(t, "permanent", outcome(deliver(t, s, batch)), "the bad one is not forgotten")
 		for id, times := range f.ids() {
 			assert.Equal(t, 1, times, id)
 		}
-		assert.Empty(t, s.delivered)
 		require.Len(t, f.all(), 2+4)
 		last, ok := f.all()[5].message.(*metricsservice.ExportMetricsServiceRequest)
 		require.True(t, ok)
@@ -407,14 +416,13 @@ func TestWhatWasDeliveredIsNotSentAgain(t *testing.T) {
 		}}
 		s := newSink(t, f.serve(t, protocolHTTP))
 		batch := numbered(t, 10)
-		assert.Equal(t, "retryable", outcome(deliver(t, s, batch)))
-		assert.Len(t, s.delivered, 5)
-		require.NoError(t, deliver(t, s, batch))
+		left := rest(t, batch, deliver(t, s, batch))
+		assert.Equal(t, batch[5:], left)
+		require.NoError(t, deliver(t, s, left))
 		assert.Len(t, f.ids(), 10)
 		for id, times := range f.ids() {
 			assert.Equal(t, 1, times, id)
 		}
-		assert.Empty(t, s.delivered)
 	})
 }
 
@@ -617,23 +625,4 @@ func TestBasePath(t *testing.T) {
 	s := newSink(t, Options{Protocol: protocolHTTP, Endpoint: f.serveHTTP(t) + "/base/"})
 	require.NoError(t, deliver(t, s, mixed(t)))
 	assert.Len(t, f.all(), signals)
-}
-
-func TestForgetfulness(t *testing.T) {
-	var s Sink
-	s.delivered = map[identity]struct{}{}
-	batch := numbered(t, 1000)
-	all := make([]int, len(batch))
-	for i := range all {
-		all[i] = i
-	}
-	for i := range 100 {
-		for j := range batch {
-			batch[j].Sequence = uint64(i)
-		}
-		s.remember(&delivery{batch: batch, delivered: all})
-		assert.LessOrEqual(t, len(s.delivered), 1<<16)
-	}
-	s.forget(batch)
-	assert.Zero(t, len(s.delivered)%1000)
 }
