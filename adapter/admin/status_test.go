@@ -107,6 +107,22 @@ func TestStatusJSON(t *testing.T) {
 	assert.JSONEq(t, string(sent), string(again))
 }
 
+// Programs that go through a list find an empty one, and not null.
+func TestStatusJSONHasEmptyLists(t *testing.T) {
+	t.Parallel()
+	_, body, _ := ask(t, http.MethodGet, startPage(t, admin.Status{})+"/status.json")
+	got := map[string]any{}
+	require.NoError(t, json.Unmarshal([]byte(body), &got))
+	lists := 0
+	for field := range reflect.TypeFor[admin.Status]().Fields() {
+		if field.Type.Kind() == reflect.Slice {
+			assert.Equal(t, []any{}, got[field.Tag.Get("json")], field.Name)
+			lists++
+		}
+	}
+	assert.Equal(t, 7, lists)
+}
+
 func TestPage(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1795262400, 0)
