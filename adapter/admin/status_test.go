@@ -200,6 +200,38 @@ func TestNamesOfOthersAreRefused(t *testing.T) {
 	}
 }
 
+// A page of somebody else's cannot read a profile, but it could have one taken, for as long as it likes. Links to our page work from everywhere.
+func TestPagesOfOthersTakeNoProfiles(t *testing.T) {
+	t.Parallel()
+	url := startPage(t, admin.Status{})
+	for site, want := range map[string]int{
+		"": http.StatusOK, "none": http.StatusOK, "same-origin": http.StatusOK, "same-site": http.StatusForbidden, "cross-site": http.StatusForbidden,
+	} {
+		for _, path := range []string{
+			"/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/cmdline", "/debug/pprof/symbol", "/debug/pprof/profile?seconds=1", "/debug/pprof/trace?seconds=0.1", "/", "/status.json",
+		} {
+			if want == http.StatusOK && strings.Contains(path, "profile") {
+				continue // it takes a second, and only one can be taken at a time
+			}
+			request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+path, http.NoBody)
+			require.NoError(t, err)
+			if site != "" {
+				request.Header.Set("Sec-Fetch-Site", site)
+			}
+			response, err := http.DefaultClient.Do(request)
+			require.NoError(t, err)
+			_, err = io.Copy(io.Discard, response.Body)
+			require.NoError(t, err)
+			response.Body.Close()
+			if strings.HasPrefix(path, "/debug/") {
+				assert.Equal(t, want, response.StatusCode, "%s from %q", path, site)
+			} else {
+				assert.Equal(t, http.StatusOK, response.StatusCode, path)
+			}
+		}
+	}
+}
+
 func TestLevel(t *testing.T) {
 	t.Parallel()
 	logger, err := observe.NewLogger(io.Discard, "info", "json")
