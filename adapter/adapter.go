@@ -96,6 +96,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		started:    time.Now(),
 		checks:     pace.New(),
 	}
+	a.setServing(false) // the health service would say yes until it is told
 	a.shadows = a.newShadows(observer)
 	a.newDoor(observer, spans).Register(a.server)
 	healthpb.RegisterHealthServer(a.server, healthService{a.health, watches})
@@ -202,10 +203,10 @@ func (a *Adapter) Run(ctx context.Context) error {
 	a.endShadows(ctx)
 	undelivered := errors.Join(trace.end(), record.end(), deliver.end())
 	a.tellPending()
-	a.level.Close()
 	finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	a.admin.Shutdown(finish)
+	a.level.Close()
 	stop()
 	err := errors.Join(group.Wait(), undelivered, a.redis.Close())
 	a.logger.Info("ended")

@@ -1,6 +1,7 @@
 package adapter
 
 import (
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -117,6 +118,20 @@ func TestCertificatesOutOfTimeKeepCallsAway(t *testing.T) {
 	require.NoError(t, os.WriteFile(crt, []byte("nonsense"), 0o600))
 	require.Eventually(t, func() bool { return s.transport.Files()[0].Err != nil }, patience, 10*time.Millisecond)
 	ready(true) // what was there before still counts
+}
+
+// Nobody is told that calls are served before it is known.
+func TestHealthBeginsWithNo(t *testing.T) {
+	s := settings.Default()
+	s.Listen, s.Admin = "127.0.0.1:0", ""
+	a, err := New(t.Context(), s, "test", slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	for _, name := range append(mixer.CheckServices(), append(mixer.ReportServices(), "")...) {
+		assert.Equal(t, healthpb.HealthCheckResponse_NOT_SERVING, (&service{Adapter: a}).healthOf(t, name), name)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.NoError(t, a.Run(ctx))
 }
 
 // healthOf asks the health service without a connection.
