@@ -40,6 +40,8 @@ type running struct {
 	log     *buffer
 	address string
 	server  *grpc.Server
+	// release ends calls that wait.
+	release chan struct{}
 
 	mu       sync.Mutex
 	refusals []Refusal
@@ -85,14 +87,14 @@ func start(t *testing.T, change func(s *settings.Settings), secrets map[string]s
 	require.NoError(t, s.Validate())
 	s.Limits = limits
 
-	r := &running{log: &buffer{}}
+	r := &running{log: &buffer{}, release: make(chan struct{})}
 	logger := slog.New(slog.NewTextHandler(r.log, nil))
 	store, err := secret.Open(secret.Sources{Files: s.Secrets.Files}, logger)
 	require.NoError(t, err)
 	r.Transport, err = New(t.Context(), s, store, r, logger)
 	require.NoError(t, err)
 	r.server = r.NewServer(encoding.GetCodecV2("proto"))
-	healthpb.RegisterHealthServer(r.server, fragile{})
+	healthpb.RegisterHealthServer(r.server, fragile{release: r.release})
 	r.server.RegisterService(&whoami, nil)
 	listener, err := r.Listen(t.Context())
 	require.NoError(t, err)
