@@ -139,12 +139,15 @@ var whoami = grpc.ServiceDesc{
 	}}},
 }
 
-// dial returns a connection that tries again quickly.
+// retry says how long a connection waits after an attempt that failed.
+func retry(pause time.Duration) grpc.DialOption {
+	return grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: pause, Multiplier: 1, MaxDelay: pause}, MinConnectTimeout: patience})
+}
+
+// dial returns a connection that tries again quickly, unless an option says otherwise.
 func (r *running) dial(t *testing.T, c credentials.TransportCredentials, options ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
-	options = append(options, grpc.WithTransportCredentials(c), grpc.WithConnectParams(grpc.ConnectParams{
-		Backoff: backoff.Config{BaseDelay: time.Millisecond, Multiplier: 1, MaxDelay: 10 * time.Millisecond}, MinConnectTimeout: patience,
-	}))
+	options = append([]grpc.DialOption{grpc.WithTransportCredentials(c), retry(10 * time.Millisecond)}, options...)
 	target := "passthrough:///" + r.address
 	if filepath.IsAbs(r.address) {
 		target = "unix://" + r.address
