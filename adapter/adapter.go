@@ -175,6 +175,9 @@ func (a *Adapter) Run(ctx context.Context) error {
 	case <-time.After(policyPatience):
 	case <-ctx.Done():
 	}
+	// Before anybody is answered, so that the first who asks is told the truth.
+	a.conditions.Start()
+	a.setServing(true)
 	group.Go(func() error {
 		// It says that it was stopped where Run is told to end before it has begun.
 		if err := a.server.Serve(a.listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
@@ -185,8 +188,6 @@ func (a *Adapter) Run(ctx context.Context) error {
 	if a.adminListener != nil {
 		group.Go(func() error { return a.admin.Serve(a.adminListener) })
 	}
-	a.conditions.Start()
-	a.setServing(true)
 	a.logger.Info("serving", "address", a.Address(), "admin", a.AdminAddress())
 
 	select {
