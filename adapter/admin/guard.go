@@ -67,5 +67,6 @@ func fromThisMachine(r *http.Request) bool {
 			return false
 		}
 	}
-	return isLoopback(r.RemoteAddr)
+	// A sidecar that looks at no HTTP adds no header, but comes to the pod's address.
+	return onLoopback(r) && isLoopback(r.RemoteAddr)
 }

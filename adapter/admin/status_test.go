@@ -291,14 +291,25 @@ func TestLevel(t *testing.T) {
 	assert.Equal(t, http.StatusOK, code)
 }
 
-// Who is on another machine can look at the level, by whatever name, and not change it.
+// Who is on another machine can look at the level, by whatever name, and not change it. Nor can who comes through a sidecar that looks at no
+// HTTP: it has an address of this machine, and asks for the pod's.
 func TestLevelFromElsewhere(t *testing.T) {
 	t.Parallel()
+	for _, from := range []string{"192.0.2.7", "127.0.0.6"} {
+		t.Run(from, func(t *testing.T) {
+			t.Parallel()
+			levelFrom(t, net.ParseIP(from))
+		})
+	}
+}
+
+func levelFrom(t *testing.T, from net.IP) {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	server := admin.New(admin.Options{Level: observe.LevelOf(slog.New(slog.DiscardHandler))})
 	done := make(chan error)
-	go func() { done <- server.Serve(farListener{listener}) }()
+	go func() { done <- server.Serve(farListener{listener, from}) }()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	for method, want := range map[string]int{http.MethodGet: http.StatusOK, http.MethodPut: http.StatusForbidden} {
 		request, err := http.NewRequestWithContext(t.Context(), method, "http://"+listener.Addr().String()+"/log/level", strings.NewReader("debug"))
@@ -316,18 +327,24 @@ func TestLevelFromElsewhere(t *testing.T) {
 }
 
 // farListener takes all that comes for what comes from another machine.
-type farListener struct{ net.Listener }
+type farListener struct {
+	net.Listener
+
+	from net.IP
+}
 
 func (l farListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
-	return farConnection{c}, err
+	return farConnection{c, l.from}, err
 }
 
-type farConnection struct{ net.Conn }
+type farConnection struct {
+	net.Conn
 
-func (farConnection) RemoteAddr() net.Addr {
-	return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 1234}
+	from net.IP
 }
+
+func (c farConnection) RemoteAddr() net.Addr { return &net.TCPAddr{IP: c.from, Port: 1234} }
 
 func (farConnection) LocalAddr() net.Addr {
 	return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 44226}
