@@ -63,6 +63,31 @@ func TestPageShowsWhy(t *testing.T) {
 	assert.NotContains(t, s.log.String(), `"msg":"decision"`)
 }
 
+// The page calls a policy source usable for as long as checks use it: also where it is away, but not beyond max_stale.
+func TestPageTellsOfStalePolicies(t *testing.T) {
+	directory := t.TempDir()
+	file := filepath.Join(directory, "shop.rego")
+	require.NoError(t, os.WriteFile(file, []byte("package shop\nallow := true\n"), 0o600))
+	for maxStale, usable := range map[time.Duration]bool{0: true, time.Hour: true, time.Nanosecond: false} {
+		s := settings.Default()
+		s.Listen, s.Admin = "127.0.0.1:0", ""
+		s.Policies = map[string]settings.PolicySource{"shop": {Directory: directory, MaxStale: maxStale}}
+		a, err := New(t.Context(), s, "test", slog.New(slog.DiscardHandler))
+		require.NoError(t, err)
+		shown := a.status().Sources
+		require.Len(t, shown, 1)
+		assert.Equal(t, usable, shown[0].Usable, maxStale)
+		if usable {
+			assert.Empty(t, shown[0].Problem)
+		} else {
+			assert.Equal(t, "it was not refreshed for 1ns", shown[0].Problem)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.NoError(t, a.Run(ctx))
+	}
+}
+
 // A process is not ready while its certificate cannot be believed, and says so wherever it is asked.
 func TestCertificatesOutOfTimeKeepCallsAway(t *testing.T) {
 	authority, err := testca.New()
