@@ -96,6 +96,7 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		started:    time.Now(),
 		checks:     pace.New(),
 	}
+	a.setServing(false) // the health service would say yes until it is told
 	a.shadows = a.newShadows(observer)
 	a.newDoor(observer, spans).Register(a.server)
 	healthpb.RegisterHealthServer(a.server, healthService{a.health, watches})
@@ -174,6 +175,9 @@ func (a *Adapter) Run(ctx context.Context) error {
 	case <-time.After(policyPatience):
 	case <-ctx.Done():
 	}
+	// Before anybody is answered, so that the first who asks is told the truth.
+	a.conditions.Start()
+	a.setServing(true)
 	group.Go(func() error {
 		// It says that it was stopped where Run is told to end before it has begun.
 		if err := a.server.Serve(a.listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
@@ -184,8 +188,6 @@ func (a *Adapter) Run(ctx context.Context) error {
 	if a.adminListener != nil {
 		group.Go(func() error { return a.admin.Serve(a.adminListener) })
 	}
-	a.conditions.Start()
-	a.setServing(true)
 	a.logger.Info("serving", "address", a.Address(), "admin", a.AdminAddress())
 
 	select {
@@ -202,10 +204,10 @@ func (a *Adapter) Run(ctx context.Context) error {
 	a.endShadows(ctx)
 	undelivered := errors.Join(trace.end(), record.end(), deliver.end())
 	a.tellPending()
-	a.level.Close()
 	finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	a.admin.Shutdown(finish)
+	a.level.Close()
 	stop()
 	err := errors.Join(group.Wait(), undelivered, a.redis.Close())
 	a.logger.Info("ended")

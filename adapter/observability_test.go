@@ -1,6 +1,7 @@
 package adapter
 
 import (
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -62,6 +63,31 @@ func TestPageShowsWhy(t *testing.T) {
 	assert.NotContains(t, s.log.String(), `"msg":"decision"`)
 }
 
+// The page calls a policy source usable for as long as checks use it: also where it is away, but not beyond max_stale.
+func TestPageTellsOfStalePolicies(t *testing.T) {
+	directory := t.TempDir()
+	file := filepath.Join(directory, "shop.rego")
+	require.NoError(t, os.WriteFile(file, []byte("package shop\nallow := true\n"), 0o600))
+	for maxStale, usable := range map[time.Duration]bool{0: true, time.Hour: true, time.Nanosecond: false} {
+		s := settings.Default()
+		s.Listen, s.Admin = "127.0.0.1:0", ""
+		s.Policies = map[string]settings.PolicySource{"shop": {Directory: directory, MaxStale: maxStale}}
+		a, err := New(t.Context(), s, "test", slog.New(slog.DiscardHandler))
+		require.NoError(t, err)
+		shown := a.status().Sources
+		require.Len(t, shown, 1)
+		assert.Equal(t, usable, shown[0].Usable, maxStale)
+		if usable {
+			assert.Empty(t, shown[0].Problem)
+		} else {
+			assert.Equal(t, "it was not refreshed for 1ns", shown[0].Problem)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.NoError(t, a.Run(ctx))
+	}
+}
+
 // A process is not ready while its certificate cannot be believed, and says so wherever it is asked.
 func TestCertificatesOutOfTimeKeepCallsAway(t *testing.T) {
 	authority, err := testca.New()
@@ -117,6 +143,20 @@ func TestCertificatesOutOfTimeKeepCallsAway(t *testing.T) {
 	require.NoError(t, os.WriteFile(crt, []byte("nonsense"), 0o600))
 	require.Eventually(t, func() bool { return s.transport.Files()[0].Err != nil }, patience, 10*time.Millisecond)
 	ready(true) // what was there before still counts
+}
+
+// Nobody is told that calls are served before it is known.
+func TestHealthBeginsWithNo(t *testing.T) {
+	s := settings.Default()
+	s.Listen, s.Admin = "127.0.0.1:0", ""
+	a, err := New(t.Context(), s, "test", slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	for _, name := range append(mixer.CheckServices(), append(mixer.ReportServices(), "")...) {
+		assert.Equal(t, healthpb.HealthCheckResponse_NOT_SERVING, (&service{Adapter: a}).healthOf(t, name), name)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.NoError(t, a.Run(ctx))
 }
 
 // healthOf asks the health service without a connection.

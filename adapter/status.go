@@ -1,6 +1,8 @@
 package adapter
 
 import (
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -52,9 +54,10 @@ type source struct {
 	// kind is for people; setting is the key of the settings that names them.
 	kind, setting string
 	stats         func() map[string]follow.Stats
-	// problem returns what is wrong, if anything. It keeps the thing from being used, unless it is used all the same.
+	// problem returns what is wrong, if anything. It keeps the thing from being used, unless lasts says that it is used all the same.
 	problem func(name string) error
-	lasts   bool
+	// lasts returns for how long the thing is used that was not read since, 0 for ever; nil where problem tells of that.
+	lasts func(name string) time.Duration
 	// revision is what is in force; nil where the kind has none.
 	revision func(name string) string
 }
@@ -66,18 +69,20 @@ func (a *Adapter) sources() []source {
 			set, _ := a.keySets.Set(name)
 			_, err := set.Keys()
 			return err
-		}, false, nil},
+		}, nil, nil},
 		{"list", "lists", a.lists.Stats, func(name string) error {
 			list, _ := a.lists.Source(name)
 			_, err := list.Current()
 			return err
-		}, false, nil},
+		}, nil, nil},
 		{"htpasswd file", "htpasswd", a.htpasswd.Stats, func(name string) error {
 			file, _ := a.htpasswd.File(name)
 			_, err := file.Users()
 			return err
-		}, false, nil},
-		{"policy source", "policies", a.policyStats, a.policies.Problem, true, func(name string) string { return a.policies.Stats()[name].Revision }},
+		}, nil, nil},
+		{"policy source", "policies", a.policyStats, a.policies.Problem,
+			func(name string) time.Duration { return a.settings.Policies[name].MaxStale },
+			func(name string) string { return a.policies.Stats()[name].Revision }},
 	}
 }
 
@@ -95,7 +100,14 @@ func (s source) shown() (shown []admin.Source) {
 	all := s.stats()
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		stats, err := all[name], s.problem(name)
-		one := admin.Source{Kind: s.kind, Name: name, Usable: err == nil || s.lasts && stats.Loaded, Entries: stats.Size, Failed: stats.Failed}
+		usable := err == nil
+		if s.lasts != nil && stats.Loaded {
+			usable = true
+			if most := s.lasts(name); most != 0 && stats.Age > most {
+				usable, err = false, errors.Join(fmt.Errorf("it was not refreshed for %s", most), err)
+			}
+		}
+		one := admin.Source{Kind: s.kind, Name: name, Usable: usable, Entries: stats.Size, Failed: stats.Failed}
 		if s.revision != nil {
 			one.Revision = s.revision(name)
 		}

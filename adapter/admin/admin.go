@@ -48,11 +48,11 @@ func New(o Options) *Server {
 	people("GET /status.json", statusJSON(o.Status))
 	people("GET /log/level", level(o.Level))
 	people("PUT /log/level", setLevel(o.Level))
-	people("GET /debug/pprof/", pprof.Index)
-	people("GET /debug/pprof/cmdline", pprof.Cmdline)
-	people("GET /debug/pprof/profile", pprof.Profile)
-	people("GET /debug/pprof/symbol", pprof.Symbol)
-	people("GET /debug/pprof/trace", pprof.Trace)
+	people("GET /debug/pprof/", notForOthers(pprof.Index))
+	people("GET /debug/pprof/cmdline", notForOthers(pprof.Cmdline))
+	people("GET /debug/pprof/profile", notForOthers(pprof.Profile))
+	people("GET /debug/pprof/symbol", notForOthers(pprof.Symbol))
+	people("GET /debug/pprof/trace", notForOthers(pprof.Trace))
 	const patience = 10 * time.Second
 	return &Server{http: &http.Server{Handler: mux, ReadHeaderTimeout: patience, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}}
 }

@@ -26,6 +26,19 @@ func forPeople(next http.Handler) http.Handler {
 	})
 }
 
+// notForOthers refuses what pages of others have a browser ask for. They cannot read the answer, but a profile takes time of the process for
+// as long as whoever asks for it says.
+func notForOthers(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		switch r.Header.Get("Sec-Fetch-Site") {
+		case "", "none", "same-origin":
+			next(w, r)
+		default:
+			http.Error(w, "a page of another site asks for a profile; open it from the page here, or by its address", http.StatusForbidden)
+		}
+	}
+}
+
 // onLoopback reports whether the connection came in at an address that only this machine reaches.
 func onLoopback(r *http.Request) bool {
 	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
@@ -54,5 +67,6 @@ func fromThisMachine(r *http.Request) bool {
 			return false
 		}
 	}
-	return isLoopback(r.RemoteAddr)
+	// A sidecar that looks at no HTTP adds no header, but comes to the pod's address.
+	return onLoopback(r) && isLoopback(r.RemoteAddr)
 }

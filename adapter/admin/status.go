@@ -237,5 +237,13 @@ func counts(by map[string]uint64) string {
 
 // statusJSON shows the same to programs.
 func statusJSON(status func() Status) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, status()) }
+	return func(w http.ResponseWriter, _ *http.Request) {
+		s := status()
+		s.Conditions, s.Handlers, s.Reports = listed(s.Conditions), listed(s.Handlers), listed(s.Reports)
+		s.Sources, s.Secrets, s.Files, s.Sinks = listed(s.Sources), listed(s.Secrets), listed(s.Files), listed(s.Sinks)
+		writeJSON(w, s)
+	}
 }
+
+// listed returns a list that is [] in JSON where it is empty, and not null.
+func listed[T any](list []T) []T { return append([]T{}, list...) }

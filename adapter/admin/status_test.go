@@ -107,6 +107,22 @@ func TestStatusJSON(t *testing.T) {
 	assert.JSONEq(t, string(sent), string(again))
 }
 
+// Programs that go through a list find an empty one, and not null.
+func TestStatusJSONHasEmptyLists(t *testing.T) {
+	t.Parallel()
+	_, body, _ := ask(t, http.MethodGet, startPage(t, admin.Status{})+"/status.json")
+	got := map[string]any{}
+	require.NoError(t, json.Unmarshal([]byte(body), &got))
+	lists := 0
+	for field := range reflect.TypeFor[admin.Status]().Fields() {
+		if field.Type.Kind() == reflect.Slice {
+			assert.Equal(t, []any{}, got[field.Tag.Get("json")], field.Name)
+			lists++
+		}
+	}
+	assert.Equal(t, 7, lists)
+}
+
 func TestPage(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1795262400, 0)
@@ -184,6 +200,38 @@ func TestNamesOfOthersAreRefused(t *testing.T) {
 	}
 }
 
+// A page of somebody else's cannot read a profile, but it could have one taken, for as long as it likes. Links to our page work from everywhere.
+func TestPagesOfOthersTakeNoProfiles(t *testing.T) {
+	t.Parallel()
+	url := startPage(t, admin.Status{})
+	for site, want := range map[string]int{
+		"": http.StatusOK, "none": http.StatusOK, "same-origin": http.StatusOK, "same-site": http.StatusForbidden, "cross-site": http.StatusForbidden,
+	} {
+		for _, path := range []string{
+			"/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/cmdline", "/debug/pprof/symbol", "/debug/pprof/profile?seconds=1", "/debug/pprof/trace?seconds=0.1", "/", "/status.json",
+		} {
+			if want == http.StatusOK && strings.Contains(path, "profile") {
+				continue // it takes a second, and only one can be taken at a time
+			}
+			request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+path, http.NoBody)
+			require.NoError(t, err)
+			if site != "" {
+				request.Header.Set("Sec-Fetch-Site", site)
+			}
+			response, err := http.DefaultClient.Do(request)
+			require.NoError(t, err)
+			_, err = io.Copy(io.Discard, response.Body)
+			require.NoError(t, err)
+			response.Body.Close()
+			if strings.HasPrefix(path, "/debug/") {
+				assert.Equal(t, want, response.StatusCode, "%s from %q", path, site)
+			} else {
+				assert.Equal(t, http.StatusOK, response.StatusCode, path)
+			}
+		}
+	}
+}
+
 func TestLevel(t *testing.T) {
 	t.Parallel()
 	logger, err := observe.NewLogger(io.Discard, "info", "json")
@@ -243,14 +291,25 @@ func TestLevel(t *testing.T) {
 	assert.Equal(t, http.StatusOK, code)
 }
 
-// Who is on another machine can look at the level, by whatever name, and not change it.
+// Who is on another machine can look at the level, by whatever name, and not change it. Nor can who comes through a sidecar that looks at no
+// HTTP: it has an address of this machine, and asks for the pod's.
 func TestLevelFromElsewhere(t *testing.T) {
 	t.Parallel()
+	for _, from := range []string{"192.0.2.7", "127.0.0.6"} {
+		t.Run(from, func(t *testing.T) {
+			t.Parallel()
+			levelFrom(t, net.ParseIP(from))
+		})
+	}
+}
+
+func levelFrom(t *testing.T, from net.IP) {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	server := admin.New(admin.Options{Level: observe.LevelOf(slog.New(slog.DiscardHandler))})
 	done := make(chan error)
-	go func() { done <- server.Serve(farListener{listener}) }()
+	go func() { done <- server.Serve(farListener{listener, from}) }()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	for method, want := range map[string]int{http.MethodGet: http.StatusOK, http.MethodPut: http.StatusForbidden} {
 		request, err := http.NewRequestWithContext(t.Context(), method, "http://"+listener.Addr().String()+"/log/level", strings.NewReader("debug"))
@@ -268,18 +327,24 @@ func TestLevelFromElsewhere(t *testing.T) {
 }
 
 // farListener takes all that comes for what comes from another machine.
-type farListener struct{ net.Listener }
+type farListener struct {
+	net.Listener
+
+	from net.IP
+}
 
 func (l farListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
-	return farConnection{c}, err
+	return farConnection{c, l.from}, err
 }
 
-type farConnection struct{ net.Conn }
+type farConnection struct {
+	net.Conn
 
-func (farConnection) RemoteAddr() net.Addr {
-	return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 1234}
+	from net.IP
 }
+
+func (c farConnection) RemoteAddr() net.Addr { return &net.TCPAddr{IP: c.from, Port: 1234} }
 
 func (farConnection) LocalAddr() net.Addr {
 	return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 44226}

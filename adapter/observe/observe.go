@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -215,34 +216,54 @@ func (l *labels) bounded(name string) string {
 type throttle struct {
 	mu    sync.Mutex
 	kinds map[string]*kind
+	// forgot is when kinds were last forgotten.
+	forgot time.Time
 }
 
 type kind struct {
-	sometimes rate.Sometimes
-	held      int
+	last time.Time // when one was let through
+	held int
 }
 
 const (
 	throttleInterval = 10 * time.Second
 	// maxKinds bounds the memory; past it everything new shares one kind.
 	maxKinds = 1000
+	// forgetAfter is when a kind of which nothing comes any more makes room for others.
+	forgetAfter = 10 * throttleInterval
 )
 
 func (t *throttle) allow(name string) (held int, ok bool) {
+	now := time.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.kinds == nil {
 		t.kinds = map[string]*kind{}
 	}
 	if t.kinds[name] == nil && len(t.kinds) >= maxKinds {
-		name = "other"
+		t.forget(now)
+		if len(t.kinds) >= maxKinds {
+			name = "other"
+		}
 	}
 	k := t.kinds[name]
 	if k == nil {
-		k = &kind{sometimes: rate.Sometimes{Interval: throttleInterval}}
+		k = &kind{}
 		t.kinds[name] = k
 	}
-	k.held++
-	k.sometimes.Do(func() { held, ok, k.held = k.held-1, true, 0 })
-	return held, ok
+	if now.Sub(k.last) < throttleInterval {
+		k.held++
+		return 0, false
+	}
+	held, k.held, k.last = k.held, 0, now
+	return held, true
+}
+
+// forget makes room. It looks now and then only: in a flood of new kinds there is nothing to be found.
+func (t *throttle) forget(now time.Time) {
+	if now.Sub(t.forgot) < throttleInterval {
+		return
+	}
+	t.forgot = now
+	maps.DeleteFunc(t.kinds, func(_ string, k *kind) bool { return now.Sub(k.last) >= forgetAfter })
 }

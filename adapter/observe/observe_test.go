@@ -32,6 +32,7 @@ import (
 	"github.com/tollgate-mesh/tollgate/adapter/report/sink/deadletter"
 	"github.com/tollgate-mesh/tollgate/adapter/report/spool"
 	"github.com/tollgate-mesh/tollgate/adapter/tracing"
+	"github.com/tollgate-mesh/tollgate/adapter/transport"
 	"github.com/tollgate-mesh/tollgate/config"
 )
 
@@ -229,6 +230,27 @@ func TestThrottlesAreBounded(t *testing.T) {
 			o.Decided(&config.Handler{Name: fmt.Sprint("h", i)}, "i", failure(config.Panic, "d"), 0)
 		}
 		assert.Len(t, written.lines(t), 201)
+	})
+}
+
+// Whoever knocked long ago, from however many addresses, keeps nobody's refusal out of the log.
+func TestThrottlesForget(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o, written := newObserver(t, "warn")
+		refused := func(i int) {
+			o.Refused(transport.Refusal{Reason: transport.NotTLS, Peer: fmt.Sprintf("192.0.%d.%d:1", i/250, i%250)})
+		}
+		for i := range 3000 {
+			refused(i)
+		}
+		assert.Len(t, written.lines(t), 1001)
+		time.Sleep(time.Hour)
+		for i := range 10 {
+			refused(5000 + i)
+			refused(5000 + i)
+		}
+		assert.Len(t, written.lines(t), 10)
 	})
 }
 

@@ -293,8 +293,32 @@ func wanted(goType string) string {
 	}
 }
 
-// suspicious returns what the library accepts and takes for something else than the writer meant: a key without a value, which
-// would leave the default, and a fraction, which would be cut.
+// zeroIsUnset are the keys whose zero is what a key that is not there reads as, so that it stands for the default.
+var zeroIsUnset = regexp.MustCompile(`^(` + strings.Join([]string{
+	`callers\.[^.]+\.jwt\.(keys_refresh|leeway)`,
+	`key_sets\.[^.]+\.(refresh|min_refresh|max_stale|timeout)`,
+	`lists\.[^.]+\.(refresh|max_stale|timeout)`,
+	`htpasswd\.[^.]+\.max_stale`,
+	`policies\.[^.]+\.(max_bytes|bundle\.(min_refresh|max_refresh|timeout))`,
+	`redis\.[^.]+\.(timeout|connections)`,
+	`reports\.sinks\.[^.]+\.(queue\.(max_bytes|full_wait)|batch\.(records|bytes|wait|concurrency|timeout|backoff|max_backoff))`,
+	`reports\.sinks\.[^.]+\.(file\.megabytes|kafka\.max_message_bytes|prometheus\.(max_series|idle_expiry))`,
+}, "|") + `)$`)
+
+// writtenZero returns a number or a duration that is zero as it stands in the file.
+func writtenZero(value *yaml.Node) (text string, ok bool) {
+	if value.Decode(&text) != nil {
+		return "", false
+	}
+	if n, err := strconv.ParseInt(text, 0, 64); err == nil {
+		return text, n == 0
+	}
+	d, err := time.ParseDuration(text)
+	return text, err == nil && d == 0
+}
+
+// suspicious returns what the library accepts and takes for something else than the writer meant: a key without a value, and a zero out of
+// bounds, which would leave the default; and a fraction, which would be cut.
 func suspicious(node *yaml.Node, path string) []error {
 	var problems []error
 	for i := 0; node.Kind == yaml.MappingNode && i+1 < len(node.Content); i += 2 {
@@ -305,6 +329,9 @@ func suspicious(node *yaml.Node, path string) []error {
 		case "!!float":
 			problems = append(problems, fmt.Errorf("line %d: %s is %s; write a whole number, or quotes around a text", value.Line, key, value.Value))
 		default:
+			if zero, ok := writtenZero(value); ok && zeroIsUnset.MatchString(key) {
+				problems = append(problems, fmt.Errorf("line %d: %s is %s; remove the key for the default, or see docs/settings.md for what it may be", value.Line, key, zero))
+			}
 			problems = append(problems, suspicious(value, key+".")...)
 		}
 	}

@@ -737,6 +737,42 @@ func TestSettingsAreDocumented(t *testing.T) {
 	assert.Empty(t, rows, "not settings, but in docs/settings.md")
 }
 
+// A zero that somebody writes is held against the bounds as any other value. It never stands for the default: a leeway of 0s would be one of
+// half a minute, and what counts for no time while its source is away would count for an hour.
+func TestZeroIsNotTheDefault(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile("../../docs/settings.md")
+	require.NoError(t, err)
+	zeros := map[string]string{
+		"reports.sinks.NAME.file.megabytes": "0", "reports.sinks.NAME.kafka.max_message_bytes": "0",
+		"reports.sinks.NAME.prometheus.max_series": "0", "reports.sinks.NAME.prometheus.idle_expiry": "0s",
+	}
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-zNAME_.]+)` \\| `([^|]*)` \\| ((?:`[1-9a-z]|twice )[^|]* to [^|]*) \\|").FindAllStringSubmatch(string(content), -1) {
+		zeros[row[1]] = map[bool]string{true: "0s", false: "0"}[strings.HasSuffix(row[2], "s")]
+	}
+	require.Greater(t, len(zeros), 45)
+	for key, zero := range zeros {
+		key = strings.ReplaceAll(key, "NAME", "a")
+		s, err := settings.Parse([]byte(strings.ReplaceAll(key, ".", ": {") + ": " + zero + strings.Repeat("}", strings.Count(key, "."))))
+		if err == nil {
+			err = s.Validate()
+		}
+		require.ErrorContains(t, err, key+" is "+zero+"; ")
+	}
+	for _, document := range []string{
+		"reports: {sinks: {a: {stdout: {}, queue: {max_age: 0s}, batch: {give_up_after: 0s}}}}", "reports: {sinks: {a: {file: {path: /f, every: 0s, keep_days: 0}}}}",
+		"policies: {a: {directory: /p, max_stale: 0s}}", "redis: {a: {addresses: [r:1], database: 0}}", "limits: {queue_wait: 0s}",
+	} {
+		s, err := settings.Parse([]byte(document))
+		require.NoError(t, err, document)
+		require.NoError(t, s.Validate(), document)
+	}
+	_, err = settings.Parse([]byte("lists:\n  a:\n    timeout: &none 0h0m\n    max_stale: *none\n    refresh: -0s"))
+	assert.EqualError(t, err, "line 3: lists.a.timeout is 0h0m; remove the key for the default, or see docs/settings.md for what it may be\n"+
+		"line 4: lists.a.max_stale is 0h0m; remove the key for the default, or see docs/settings.md for what it may be\n"+
+		"line 5: lists.a.refresh is -0s; remove the key for the default, or see docs/settings.md for what it may be")
+}
+
 // The example that people copy is right.
 func TestDocumentedExampleIsValid(t *testing.T) {
 	t.Parallel()

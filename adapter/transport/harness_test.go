@@ -40,6 +40,8 @@ type running struct {
 	log     *buffer
 	address string
 	server  *grpc.Server
+	// release ends calls that wait.
+	release chan struct{}
 
 	mu       sync.Mutex
 	refusals []Refusal
@@ -85,14 +87,14 @@ func start(t *testing.T, change func(s *settings.Settings), secrets map[string]s
 	require.NoError(t, s.Validate())
 	s.Limits = limits
 
-	r := &running{log: &buffer{}}
+	r := &running{log: &buffer{}, release: make(chan struct{})}
 	logger := slog.New(slog.NewTextHandler(r.log, nil))
 	store, err := secret.Open(secret.Sources{Files: s.Secrets.Files}, logger)
 	require.NoError(t, err)
 	r.Transport, err = New(t.Context(), s, store, r, logger)
 	require.NoError(t, err)
 	r.server = r.NewServer(encoding.GetCodecV2("proto"))
-	healthpb.RegisterHealthServer(r.server, fragile{})
+	healthpb.RegisterHealthServer(r.server, fragile{release: r.release})
 	r.server.RegisterService(&whoami, nil)
 	listener, err := r.Listen(t.Context())
 	require.NoError(t, err)
@@ -137,12 +139,15 @@ var whoami = grpc.ServiceDesc{
 	}}},
 }
 
-// dial returns a connection that tries again quickly.
+// retry says how long a connection waits after an attempt that failed.
+func retry(pause time.Duration) grpc.DialOption {
+	return grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: pause, Multiplier: 1, MaxDelay: pause}, MinConnectTimeout: patience})
+}
+
+// dial returns a connection that tries again quickly, unless an option says otherwise.
 func (r *running) dial(t *testing.T, c credentials.TransportCredentials, options ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
-	options = append(options, grpc.WithTransportCredentials(c), grpc.WithConnectParams(grpc.ConnectParams{
-		Backoff: backoff.Config{BaseDelay: time.Millisecond, Multiplier: 1, MaxDelay: 10 * time.Millisecond}, MinConnectTimeout: patience,
-	}))
+	options = append([]grpc.DialOption{grpc.WithTransportCredentials(c), retry(10 * time.Millisecond)}, options...)
 	target := "passthrough:///" + r.address
 	if filepath.IsAbs(r.address) {
 		target = "unix://" + r.address

@@ -6,13 +6,16 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/tollgate-mesh/tollgate/adapter/settings"
 )
@@ -150,10 +153,14 @@ type boundedListener struct {
 	mu        sync.Mutex // guards everything below
 	open      int
 	byAddress map[netip.Prefix]int
+	// shaking are the connections whose handshake is under way.
+	shaking map[*boundedConnection]bool
 }
 
 func newBoundedListener(l net.Listener, s settings.Connections, observer Observer) *boundedListener {
-	return &boundedListener{Listener: l, max: s.Max, maxPerAddress: s.MaxPerAddress, observer: observer, byAddress: map[netip.Prefix]int{}}
+	return &boundedListener{
+		Listener: l, max: s.Max, maxPerAddress: s.MaxPerAddress, observer: observer, byAddress: map[netip.Prefix]int{}, shaking: map[*boundedConnection]bool{},
+	}
 }
 
 // Accept returns the next connection that is within the bounds.
@@ -170,8 +177,29 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 			_ = connection.Close()
 			continue
 		}
-		return &boundedConnection{Conn: connection, leave: func() { l.leave(address) }}, nil
+		bounded := &boundedConnection{Conn: connection, listener: l, address: address}
+		l.mu.Lock()
+		l.shaking[bounded] = true
+		l.mu.Unlock()
+		return bounded, nil
 	}
+}
+
+// lastHandshakes is how long handshakes may take that are under way when nobody else is let in.
+const lastHandshakes = time.Second
+
+// Close closes the listener, and soon after it the connections that are still within their handshake: a server that stops waits for them
+// before it asks the other callers to leave, so that whoever connects and says nothing would have their calls cut off.
+func (l *boundedListener) Close() error {
+	time.AfterFunc(lastHandshakes, func() {
+		l.mu.Lock()
+		shaking := slices.Collect(maps.Keys(l.shaking))
+		l.mu.Unlock()
+		for _, connection := range shaking {
+			_ = connection.Close()
+		}
+	})
+	return l.Listener.Close()
 }
 
 // addressOf returns what counts as one address: all of an IPv6 /64 are one party's. It is zero for a socket.
@@ -208,13 +236,20 @@ func (l *boundedListener) admit(address netip.Prefix) *Refusal {
 	return nil
 }
 
-func (l *boundedListener) leave(address netip.Prefix) {
+func (l *boundedListener) leave(c *boundedConnection) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	delete(l.shaking, c)
 	l.open--
-	if l.byAddress[address]--; l.byAddress[address] <= 0 {
-		delete(l.byAddress, address)
+	if l.byAddress[c.address]--; l.byAddress[c.address] <= 0 {
+		delete(l.byAddress, c.address)
 	}
+}
+
+func (l *boundedListener) shook(c *boundedConnection) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.shaking, c)
 }
 
 func (l *boundedListener) count() int {
@@ -226,14 +261,23 @@ func (l *boundedListener) count() int {
 // boundedConnection makes room when it is closed.
 type boundedConnection struct {
 	net.Conn
-	left  atomic.Bool
-	leave func()
+	listener *boundedListener
+	address  netip.Prefix
+	left     atomic.Bool
+}
+
+// SetDeadline is how gRPC bounds a handshake, and says that it is over: then there is no deadline any more.
+func (c *boundedConnection) SetDeadline(t time.Time) error {
+	if t.IsZero() {
+		c.listener.shook(c)
+	}
+	return c.Conn.SetDeadline(t)
 }
 
 // Close closes the connection, any number of times.
 func (c *boundedConnection) Close() error {
 	if c.left.CompareAndSwap(false, true) {
-		defer c.leave()
+		defer c.listener.leave(c)
 	}
 	return c.Conn.Close()
 }

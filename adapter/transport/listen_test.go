@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
@@ -168,6 +169,42 @@ func TestAddressesThatCountAsOne(t *testing.T) {
 	}
 	assert.False(t, addressOf(&net.UnixAddr{Name: "@"}).IsValid())
 	assert.False(t, addressOf(&net.TCPAddr{}).IsValid())
+}
+
+// A server that stops lets the calls of others finish, and does not wait for those who connect and say nothing.
+func TestSilentConnectionsHoldUpNoEnd(t *testing.T) {
+	t.Parallel()
+	p := newPKI(t)
+	for name, c := range map[string]struct {
+		tls      settings.TLS
+		security credentials.TransportCredentials
+	}{
+		"plaintext": {settings.TLS{MinVersion: "1.2"}, insecure.NewCredentials()},
+		"TLS":       {p.settings(), credentials.NewTLS(p.client(t))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := start(t, func(s *settings.Settings) { s.TLS, s.Connections.HandshakeTimeout = c.tls, 2*time.Minute }, nil)
+			watch, err := healthpb.NewHealthClient(r.dial(t, c.security)).Watch(t.Context(), &healthpb.HealthCheckRequest{Service: "wait"})
+			require.NoError(t, err)
+			_, err = watch.Recv()
+			require.NoError(t, err)
+			silent := dialRaw(t, r.address)
+			eventually(t, "both", func() bool { return r.Connections() == 2 })
+			stopped := make(chan struct{})
+			go func() {
+				defer close(stopped)
+				r.server.GracefulStop()
+			}()
+			_, err = io.ReadAll(silent)
+			require.NoError(t, err, "it is closed before the test's own patience ends")
+			close(r.release)
+			_, err = watch.Recv()
+			require.ErrorIs(t, err, io.EOF, "the call comes to its end")
+			<-stopped
+			assert.Zero(t, r.Connections())
+		})
+	}
 }
 
 // Old connections are given up without a failed call, and callers come back on new ones.

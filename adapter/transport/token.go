@@ -55,6 +55,9 @@ func (v *verifier) verify(ctx context.Context, text string) *Refusal {
 	if err != nil {
 		return &Refusal{Reason: InvalidToken, Detail: "the token " + err.Error()}
 	}
+	if token.Issuer != v.issuer { // it is another's, and not for us to look for its key
+		return &Refusal{Reason: InvalidToken, Detail: fmt.Sprintf("the token's issuer is %.200q", token.Issuer)}
+	}
 	if !slices.Contains(v.algorithms, token.Algorithm) {
 		return &Refusal{Reason: InvalidToken, Detail: fmt.Sprintf("the token is signed with %.20q; algorithms has %q", token.Algorithm, v.algorithms)}
 	}
@@ -83,11 +86,9 @@ func (v *verifier) verify(ctx context.Context, text string) *Refusal {
 	return nil
 }
 
-// check returns why a token's claims do not do.
+// check returns why a token's other claims do not do.
 func (v *verifier) check(token *jwt.Token) *Refusal {
 	switch {
-	case token.Issuer != v.issuer:
-		return &Refusal{Reason: InvalidToken, Detail: fmt.Sprintf("the token's issuer is %.200q", token.Issuer)}
 	case !slices.ContainsFunc(token.Audiences, func(a string) bool { return slices.Contains(v.audiences, a) }):
 		return &Refusal{Reason: InvalidToken, Detail: fmt.Sprintf("the token is for %.200q", token.Audiences)}
 	case token.Expires.IsZero():

@@ -293,6 +293,32 @@ func TestKeysFromAURL(t *testing.T) {
 	assert.Contains(t, r.log.String(), "503")
 }
 
+// Where there are several issuers, nobody waits for the keys of one with the token of another, be it away or slow.
+func TestAnotherIssuersTokenAsksForNoKeys(t *testing.T) {
+	t.Parallel()
+	first, second := newSigner(t, "a", jwa.ES256()), newSigner(t, "b", jwa.ES256())
+	var asked atomic.Int64
+	content := jwks(t, first)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		_, _ = w.Write(content)
+	}))
+	defer server.Close()
+	file := filepath.Join(t.TempDir(), "jwks")
+	put(t, file, jwks(t, second))
+	r := start(t, func(s *settings.Settings) {
+		s.Callers = jwtCaller(func(j *settings.JWT) { j.KeysURL = server.URL })
+		s.Callers["other"] = jwtCaller(func(j *settings.JWT) { j.Issuer, j.KeysFile = "https://other.example.org", file })["idp"]
+	}, nil)
+	caller, err := withToken(t, r, second.token(t, good().with(claims{"iss": "https://other.example.org"})))
+	require.NoError(t, err)
+	assert.Equal(t, "other", caller)
+	assert.EqualValues(t, 1, asked.Load(), "at the start")
+	caller, err = withToken(t, r, first.token(t, good()))
+	require.NoError(t, err)
+	assert.Equal(t, "idp", caller)
+}
+
 // All who come with a key that is not known wait for the attempt that the first of them asked for.
 func TestManyWaitForNewKeys(t *testing.T) {
 	t.Parallel()

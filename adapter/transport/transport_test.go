@@ -132,13 +132,17 @@ func TestListenErrorsNameTheListener(t *testing.T) {
 // fragile is a service whose methods do as they are told by the name they are asked for.
 type fragile struct {
 	healthpb.UnimplementedHealthServer
+
+	release <-chan struct{}
 }
 
 // request stands for what a service holds while it panics.
 type request struct{ text string }
 
-func (fragile) do(service string) error {
+func (f fragile) do(service string) error {
 	switch service {
+	case "wait":
+		<-f.release
 	case "text":
 		panic("planted credential")
 	case "error":

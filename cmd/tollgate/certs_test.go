@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -112,6 +113,19 @@ func TestServeOverTLS(t *testing.T) {
 	require.EqualError(t, probe("--tls-server-name", "localhost"), "healthcheck: --tls-server-name stands without --tls-ca; name the file of the authorities that signed the certificate there")
 	require.EqualError(t, probe("--tls-ca", in("ca.key")), "healthcheck: --tls-ca: "+in("ca.key")+" holds no certificate in PEM")
 	require.ErrorContains(t, probe("--tls-ca", in("away")), "healthcheck: --tls-ca: open ")
+	require.NoError(t, p.command.Process.Signal(os.Interrupt))
+	assert.Equal(t, 0, p.end(t).ExitCode())
+}
+
+// A probe asks whom it names, and no proxy, which would answer for itself or not know the way.
+func TestHealthcheckAsksNoProxy(t *testing.T) {
+	t.Setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+	p := serve(t, free...)
+	_, port, err := net.SplitHostPort(p.address)
+	require.NoError(t, err)
+	// It leads to this machine, but nobody takes it for an address that proxies are never asked for.
+	stdout, stderr, code := run(t, "healthcheck", "--timeout", patience.String(), "--address", "0.0.0.0:"+port)
+	assert.Equal(t, []any{"SERVING\n", "", 0}, []any{stdout, stderr, code})
 	require.NoError(t, p.command.Process.Signal(os.Interrupt))
 	assert.Equal(t, 0, p.end(t).ExitCode())
 }

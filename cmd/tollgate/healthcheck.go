@@ -46,7 +46,7 @@ func healthcheckCommand() *cobra.Command {
 			if _, socket := settings.SocketPath(address); !socket {
 				target = "passthrough:///" + address
 			}
-			connection, err := grpc.NewClient(target, grpc.WithTransportCredentials(security))
+			connection, err := grpc.NewClient(target, grpc.WithTransportCredentials(security), grpc.WithNoProxy())
 			if err != nil {
 				return fmt.Errorf("healthcheck: %s: %w", address, err)
 			}
