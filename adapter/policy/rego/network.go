@@ -2,6 +2,7 @@ package rego
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 )
@@ -95,18 +97,19 @@ func (g guard) RoundTrip(request *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
+// check looks at the Host header as well: a proxy on the way, or a sidecar, goes by that.
 func (n *network) check(request *http.Request) error {
-	host, port := strings.ToLower(request.URL.Hostname()), request.URL.Port()
-	switch {
-	case request.URL.Scheme != "http" && request.URL.Scheme != "https":
+	defaultPort, ok := map[string]string{"http": "80", "https": "443"}[request.URL.Scheme]
+	if !ok {
 		return fmt.Errorf("the scheme %q is not available", request.URL.Scheme)
-	case port == "" && request.URL.Scheme == "http":
-		port = "80"
-	case port == "":
-		port = "443"
 	}
-	if !n.allowed[host] && !n.allowed[net.JoinHostPort(host, port)] {
-		return fmt.Errorf("the setting rego.allow_hosts does not have %s", net.JoinHostPort(host, port))
+	for _, asked := range []string{request.URL.Host, cmp.Or(request.Host, request.URL.Host)} {
+		to := url.URL{Host: asked}
+		host := strings.ToLower(to.Hostname())
+		address := net.JoinHostPort(host, cmp.Or(to.Port(), defaultPort))
+		if !n.allowed[host] && !n.allowed[address] {
+			return fmt.Errorf("the setting rego.allow_hosts does not have %s", address)
+		}
 	}
 	return nil
 }
