@@ -13,8 +13,10 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -317,6 +319,34 @@ func TestSlowBundle(t *testing.T) {
 	close(release)
 	server.offer(revision(1).pack(t))
 	require.Eventually(t, func() bool { return f.source.Stats().Revision == "v1" }, patience, time.Millisecond)
+}
+
+// Nor does a connection to a server that does not even say who it is.
+func TestBundleConnectionsEnd(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	left := make(chan struct{})
+	go func() {
+		connection, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer connection.Close()
+		_, _ = io.Copy(io.Discard, connection)
+		close(left)
+	}()
+	f := open(t, policies.Source{
+		Bundle:  &policies.Bundle{URL: "https://" + listener.Addr().String() + "/shop.tar.gz", MinRefresh: time.Second, MaxRefresh: time.Second, Timeout: 100 * time.Millisecond},
+		Version: config.RegoV1, MaxBytes: 1 << 20,
+	})
+	f.run(t)
+	select {
+	case <-left:
+	case <-time.After(patience):
+		t.Fatal("the connection stays")
+	}
 }
 
 func TestBundleScope(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path"
@@ -35,6 +36,9 @@ func newClient(b *Bundle, maxBytes int64) (*client, error) {
 		Proxy:             http.ProxyFromEnvironment,
 		ForceAttemptHTTP2: true,
 		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12},
+		// The end of an attempt is not that of a connection which it began to make.
+		DialContext:         (&net.Dialer{Timeout: b.Timeout}).DialContext,
+		TLSHandshakeTimeout: b.Timeout,
 	}}
 	if b.CA != "" {
 		certificates, err := os.ReadFile(b.CA)

@@ -183,6 +183,35 @@ func TestRequestsEndAtTheDeadline(t *testing.T) {
 	}
 }
 
+// Nor does a connection stay for ever whose server does not say who it is: nobody waits for it any more, and nobody would use it.
+func TestConnectionsEnd(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	arrived, left := make(chan struct{}), make(chan struct{})
+	go func() {
+		connection, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer connection.Close()
+		close(arrived)
+		_, _ = io.Copy(io.Discard, connection)
+		close(left)
+	}()
+	address := listener.Addr().String()
+	check := compileIn(t, rego.Options{AllowHosts: []string{address}}, send(`{"method": "get", "url": "https://`+address+`"}`))
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-arrived; cancel() }()
+	require.NotNil(t, check.Evaluate(ctx, &policy.Request{}).Failure)
+	select {
+	case <-left:
+	case <-time.After(30 * time.Second):
+		t.Fatal("the connection stays")
+	}
+}
+
 // Every evaluation asks anew: an answer that was kept would outlive what bounds it.
 func TestRequestsAreNotCached(t *testing.T) {
 	t.Parallel()

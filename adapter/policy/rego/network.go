@@ -18,6 +18,9 @@ import (
 // maxResponseBytes bounds what http.send takes of a response's body.
 const maxResponseBytes = 1 << 20
 
+// connectTimeout bounds what the evaluation's deadline does not: a connection is made to its end for whoever comes next.
+const connectTimeout = 10 * time.Second
+
 // network lets http.send reach the hosts on a list, whatever the policy says and wherever a server redirects to. OPA checks hosts too,
 // but not their ports, and its "unix" URLs would open any socket of the machine in an allowed host's name.
 type network struct {
@@ -28,6 +31,8 @@ type network struct {
 func newNetwork(allowed []string, roots *x509.CertPool) *network {
 	n := &network{allowed: make(map[string]bool, len(allowed)), base: &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         (&net.Dialer{Timeout: connectTimeout}).DialContext,
+		TLSHandshakeTimeout: connectTimeout,
 		ForceAttemptHTTP2:   true,
 		MaxIdleConnsPerHost: 16,
 		IdleConnTimeout:     time.Minute,
