@@ -119,11 +119,13 @@ func inspect(archive []byte, most int64) error {
 	}
 	bounded := &io.LimitedReader{R: unzipped, N: most + 1}
 	files := tar.NewReader(bounded)
+	tooLarge := fmt.Errorf("the bundle has more than %d bytes when it is unpacked; max_bytes bounds it", most)
+	left := most // of what files are when they are read: their holes take no bytes here
 	for n := 0; ; n++ {
 		header, err := files.Next()
 		switch {
 		case bounded.N <= 0:
-			return fmt.Errorf("the bundle has more than %d bytes when it is unpacked; max_bytes bounds it", most)
+			return tooLarge
 		case errors.Is(err, io.EOF):
 			if _, err := io.Copy(io.Discard, bounded); err != nil { // up to the checksum
 				return fmt.Errorf("the bundle is damaged: %w", err)
@@ -133,7 +135,10 @@ func inspect(archive []byte, most int64) error {
 			return fmt.Errorf("the bundle is damaged: %w", err)
 		case n >= maxFiles:
 			return fmt.Errorf("the bundle has more than %d files", maxFiles)
+		case header.Size > left:
+			return tooLarge
 		}
+		left -= max(header.Size, 0)
 		switch name := path.Base(header.Name); {
 		case name == "patch.json":
 			return errors.New("the bundle is a delta, which nobody can sign; serve whole bundles")
