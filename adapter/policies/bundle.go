@@ -61,10 +61,9 @@ const service = "server"
 // gate: what is activated there is copied into a generation of its own, and where that cannot decide, the activation fails.
 type bundled struct {
 	target
-	name    string
-	config  []byte
-	client  *client
-	persist bool
+	name   string
+	config []byte
+	client *client
 }
 
 func newBundle(name string, t target) (*bundled, error) {
@@ -96,7 +95,7 @@ func newBundle(name string, t target) (*bundled, error) {
 	if b.Persist != "" {
 		whole["persistence_directory"] = b.Persist
 	}
-	f := &bundled{target: t, name: name, persist: b.Persist != ""}
+	f := &bundled{target: t, name: name}
 	if f.config, err = json.Marshal(whole); err != nil {
 		return nil, err
 	}
@@ -136,12 +135,17 @@ func (b *bundled) start(ctx context.Context, tried func()) (*plugins.Manager, er
 	once := sync.OnceFunc(tried)
 	plugin.Register("tollgate", func(status bundle.Status) {
 		defer once()
+		if b.client.activated {
+			b.client.whole = status.Code != ""
+		}
 		switch {
 		case ctx.Err() != nil: // it was cut short
 		case status.Code == "":
 			b.Confirm()
 		case store.refused != nil:
 			b.reject(store.refused)
+		case b.client.activated:
+			b.reject(fmt.Errorf("it is in force, but was not kept: %w", describe(status)))
 		default:
 			b.reject(describe(status))
 		}
@@ -209,6 +213,7 @@ func (g *gate) Commit(ctx context.Context, txn storage.Transaction) error {
 	if err := g.Store.Commit(ctx, txn); err != nil {
 		return err
 	}
+	g.bundled.client.activated = true
 	g.bundled.activate(generation) //nolint:contextcheck // a half of it would be wrong, so it goes to its end
 	return nil
 }

@@ -458,6 +458,37 @@ func TestPersistedBundle(t *testing.T) {
 	assert.Equal(t, "policy_not_loaded", f.reason(t), "who can write to the disk is not who may sign")
 }
 
+// A bundle that cannot be kept is in force all the same. OPA then goes on to ask for changes since the one before it, so that the server's
+// "no change" after a rollback would leave in force what was rolled back.
+func TestABundleThatCannotBeKept(t *testing.T) {
+	t.Parallel()
+	server := newBundleServer(t)
+	server.offer(revision(1).pack(t))
+	source := server.source(nil)
+	source.Bundle.Persist = t.TempDir()
+	f := open(t, source)
+	f.run(t)
+	f.await(t, "1 1", "shop@v1")
+	require.Eventually(t, func() bool { _, unseen := server.counts(); return unseen > 0 }, patience, time.Millisecond)
+
+	kept := filepath.Join(source.Bundle.Persist, "bundles")
+	require.NoError(t, os.RemoveAll(kept))
+	write(t, kept, "no directory")
+	server.offer(revision(2).pack(t))
+	f.await(t, "2 2", "shop@v2")
+	require.Eventually(t, func() bool { return f.source.Stats().Err != nil }, patience, time.Millisecond)
+	require.ErrorContains(t, f.source.Stats().Err, "it is in force, but was not kept: ")
+	server.answer(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "", http.StatusBadGateway) })
+	require.Eventually(t, func() bool { return strings.Contains(fmt.Sprint(f.source.Stats().Err), "Bad Gateway") }, patience, time.Millisecond)
+	server.offer(revision(1).pack(t))
+	f.await(t, "1 1", "shop@v1")
+
+	require.NoError(t, os.Remove(kept))
+	require.Eventually(t, func() bool { return f.source.Stats().Err == nil }, patience, time.Millisecond)
+	_, before := server.counts()
+	require.Eventually(t, func() bool { _, unseen := server.counts(); return unseen > before }, patience, time.Millisecond, "what is known is not sent again")
+}
+
 func TestBundleSettingsThatCannotWork(t *testing.T) {
 	t.Parallel()
 	directory := t.TempDir()

@@ -29,6 +29,10 @@ type client struct {
 	maxBytes int64
 	// transport is asked for everything.
 	transport *http.Transport
+	// activated is whether a bundle came into force in this attempt. OPA makes one after another, each in one goroutine.
+	activated bool
+	// whole is whether OPA takes another bundle than that in force for the last one, so that a server must not compare with it.
+	whole bool
 }
 
 func newClient(b *Bundle, maxBytes int64) (*client, error) {
@@ -73,9 +77,13 @@ func (c *client) NewClient(rest.Config) (*http.Client, error) {
 	}, nil
 }
 
-// Prepare adds the credential. It asks for whole bundles: changes of them cannot be signed.
+// Prepare begins an attempt. It adds the credential, and asks for whole bundles: changes of them cannot be signed.
 func (c *client) Prepare(request *http.Request) error {
+	c.activated = false
 	request.Header.Set("Prefer", "modes=snapshot")
+	if c.whole {
+		request.Header.Del("If-None-Match")
+	}
 	if c.bundle.BearerFile == "" {
 		return nil
 	}
