@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/url"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -156,7 +157,20 @@ func (b *bundled) start(ctx context.Context, tried func()) (*plugins.Manager, er
 		manager.Stop(ctx)
 		return nil, err
 	}
+	b.tellOfKept()
 	return manager, nil
+}
+
+// tellOfKept says that OPA, which has read the kept bundle by now and tells nobody, did not take it.
+func (b *bundled) tellOfKept() {
+	if b.source.Bundle.Persist == "" {
+		return
+	}
+	file := filepath.Join(b.source.Bundle.Persist, "bundles", b.name, "bundle.tar.gz")
+	// In this order: a bundle is in force before it is kept.
+	if _, err := os.Stat(file); err == nil && b.Stats().Revision == "" {
+		b.logger.Error("the bundle that was kept is not taken: it is damaged, not signed by these keys, or does not compile any more", "file", file)
+	}
 }
 
 // describe says why OPA did not take a bundle, without the lines of policies that OPA would show.

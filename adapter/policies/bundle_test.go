@@ -447,6 +447,7 @@ func TestPersistedBundle(t *testing.T) {
 	stop = f.run(t)
 	f.await(t, "1 1", "shop@v1")
 	stop()
+	assert.NotContains(t, f.log.String(), "the bundle that was kept")
 
 	kept, err := filepath.Glob(filepath.Join(source.Bundle.Persist, "bundles", "shop", "*"))
 	require.NoError(t, err)
@@ -456,6 +457,8 @@ func TestPersistedBundle(t *testing.T) {
 	f.run(t)
 	require.Eventually(t, func() bool { return f.source.Stats().Rejected > 0 }, patience, time.Millisecond)
 	assert.Equal(t, "policy_not_loaded", f.reason(t), "who can write to the disk is not who may sign")
+	assert.Equal(t, 1, strings.Count(f.log.String(), `msg="the bundle that was kept is not taken`), f.log)
+	assert.Contains(t, f.log.String(), "file="+kept[0])
 }
 
 // A bundle that cannot be kept is in force all the same. OPA then goes on to ask for changes since the one before it, so that the server's
