@@ -331,14 +331,22 @@ func (g *gate) moduleVersion(ctx context.Context, txn storage.Transaction, id st
 	return config.RegoV1, nil
 }
 
-// withoutSystem leaves out what OPA keeps in the store for itself.
+// withoutSystem leaves out what OPA keeps in the store for itself, beside what a bundle may have in the same place.
 func withoutSystem(root any) (map[string]any, error) {
 	data, ok := root.(map[string]any)
 	if !ok {
 		return nil, fmt.Errorf("the bundle's data is a %T and no object", root)
 	}
 	data = maps.Clone(data)
-	delete(data, opabundle.BundlesBasePath[0])
+	for _, own := range []storage.Path{opabundle.BundlesBasePath, opabundle.ModulesInfoBasePath} {
+		parent, _ := data[own[0]].(map[string]any)
+		parent = maps.Clone(parent)
+		delete(parent, own[1])
+		data[own[0]] = parent
+		if len(parent) == 0 {
+			delete(data, own[0])
+		}
+	}
 	return data, nil
 }
 

@@ -400,6 +400,21 @@ func TestBundleOverTLS(t *testing.T) {
 	f.await(t, "1 1", "shop@v1")
 }
 
+// Documents below system are a bundle's as any others, but for those that OPA puts there. Without them a policy's "not blocked" would be
+// true for everybody.
+func TestBundleWithDataBelowSystem(t *testing.T) {
+	t.Parallel()
+	server := newBundleServer(t)
+	server.offer(files{
+		".manifest":        `{"revision": "v1", "roots": [""]}`,
+		"shop.rego":        "package shop\nallow := {\"allow\": false, \"reason\": json.marshal(data.system)}",
+		"system/data.json": `{"blocked": {"eve": true}}`,
+	}.pack(t))
+	f := open(t, server.source(nil))
+	f.run(t)
+	f.awaitReason(t, `{"blocked":{"eve":true}}`)
+}
+
 // The manifest says in which language the bundle is, and file by file. Without a revision the content names itself. Tests are left out.
 func TestBundleLanguages(t *testing.T) {
 	t.Parallel()
