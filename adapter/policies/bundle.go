@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -65,6 +66,8 @@ type bundled struct {
 	name   string
 	config []byte
 	client *client
+	// query is that of the URL, with its question mark, as errors show it; empty for none. It may be a credential.
+	query string
 }
 
 func newBundle(name string, t target) (*bundled, error) {
@@ -97,6 +100,9 @@ func newBundle(name string, t target) (*bundled, error) {
 		whole["persistence_directory"] = b.Persist
 	}
 	f := &bundled{target: t, name: name}
+	if query := strings.TrimRight(u.RawQuery, "/"); query != "" { // OPA leaves the slash out
+		f.query = strings.Trim(strconv.Quote("?"+query), `"`)
+	}
 	if f.config, err = json.Marshal(whole); err != nil {
 		return nil, err
 	}
@@ -146,9 +152,9 @@ func (b *bundled) start(ctx context.Context, tried func()) (*plugins.Manager, er
 		case store.refused != nil:
 			b.reject(store.refused)
 		case b.client.activated:
-			b.reject(fmt.Errorf("it is in force, but was not kept: %w", describe(status)))
+			b.reject(fmt.Errorf("it is in force, but was not kept: %w", b.describe(status)))
 		default:
-			b.reject(describe(status))
+			b.reject(b.describe(status))
 		}
 		store.refused = nil
 	})
@@ -173,9 +179,12 @@ func (b *bundled) tellOfKept() {
 	}
 }
 
-// describe says why OPA did not take a bundle, without the lines of policies that OPA would show.
-func describe(status bundle.Status) error {
-	if len(status.Errors) == 0 {
+// describe says why OPA did not take a bundle, without the lines of policies and the query that OPA would show.
+func (b *bundled) describe(status bundle.Status) error {
+	switch {
+	case len(status.Errors) == 0 && b.query != "":
+		return errors.New(strings.ReplaceAll(status.Message, b.query, "?…"))
+	case len(status.Errors) == 0:
 		return errors.New(status.Message)
 	}
 	return rego.DescribeErrors(status.Errors)

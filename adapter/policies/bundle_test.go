@@ -381,6 +381,22 @@ func TestBundleCredentials(t *testing.T) {
 	assert.Equal(t, "Bearer planted-token", server.seen()[0].Get("Authorization"))
 }
 
+// An address may have a credential, as signed ones of object stores do.
+func TestErrorsShowNoQuery(t *testing.T) {
+	t.Parallel()
+	server := newBundleServer(t)
+	server.offer(revision(1).pack(t))
+	source := server.source(nil)
+	source.Bundle.URL += "?version=%22&signature=planted%2F"
+	f := open(t, source)
+	f.run(t)
+	f.await(t, "1 1", "shop@v1")
+	server.Close()
+	require.Eventually(t, func() bool { return f.source.Stats().Err != nil }, patience, time.Millisecond)
+	assert.Contains(t, f.source.Stats().Err.Error(), "shop.tar.gz?…")
+	assert.NotContains(t, f.source.Stats().Err.Error()+f.log.String(), "planted")
+}
+
 func TestBundleOverTLS(t *testing.T) {
 	t.Parallel()
 	archive := revision(1).pack(t)
