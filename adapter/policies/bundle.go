@@ -42,7 +42,7 @@ type Bundle struct {
 	Timeout time.Duration
 	// Keys are those of which one must have signed the bundle, by their id; none where nobody need have signed it.
 	Keys map[string]BundleKey
-	// Scope is what the signature must be for; empty where it need not say.
+	// Scope is what the signature must be for; empty where it must be for none.
 	Scope string
 	// Persist is a directory that keeps the last good bundle; empty for none.
 	Persist string

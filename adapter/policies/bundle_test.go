@@ -362,6 +362,11 @@ func TestBundleScope(t *testing.T) {
 	require.ErrorContains(t, f.source.Stats().Err, "scope mismatch")
 	server.offer(revision(1).sign(t, by, "read").pack(t))
 	f.await(t, "1 1", "shop@v1")
+
+	f = open(t, server.source(&by))
+	f.run(t)
+	require.Eventually(t, func() bool { return f.source.Stats().Rejected > 0 }, patience, time.Millisecond)
+	require.ErrorContains(t, f.source.Stats().Err, "scope mismatch", "one with a scope is not one without")
 }
 
 func TestBundleCredentials(t *testing.T) {
