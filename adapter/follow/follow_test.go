@@ -7,7 +7,9 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -324,6 +326,33 @@ func TestAURLThatIsAwayOrSlow(t *testing.T) {
 	_, err = d.Current()
 	require.ErrorIs(t, err, syscall.ECONNREFUSED)
 	assert.NotContains(t, err.Error(), "planted")
+}
+
+// The attempt ends, and so does its connection, to a server that does not say who it is.
+func TestConnectionsEnd(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	left := make(chan struct{})
+	go func() {
+		connection, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer connection.Close()
+		_, _ = io.Copy(io.Discard, connection)
+		close(left)
+	}()
+	s := fromURL("https://" + listener.Addr().String())
+	s.Timeout = 100 * time.Millisecond
+	d, _ := newDocument(s)
+	assert.False(t, d.Read(t.Context()))
+	select {
+	case <-left:
+	case <-time.After(patience):
+		t.Fatal("the connection stays")
+	}
 }
 
 func TestTheServerIsVerified(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -73,6 +74,8 @@ func (s Source) get(ctx context.Context) ([]byte, error) {
 	client := &http.Client{
 		Transport: &http.Transport{
 			Proxy: http.ProxyFromEnvironment, TLSClientConfig: trust, ForceAttemptHTTP2: true, DisableKeepAlives: true, MaxResponseHeaderBytes: maxHeaderBytes,
+			// The end of an attempt is not that of a connection which it began to make.
+			DialContext: (&net.Dialer{Timeout: s.Timeout}).DialContext, TLSHandshakeTimeout: s.Timeout,
 		},
 		// A redirect may lead to where nothing is encrypted.
 		CheckRedirect: func(*http.Request, []*http.Request) error {

@@ -8,8 +8,10 @@ import (
 	"maps"
 	"net/url"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -40,7 +42,7 @@ type Bundle struct {
 	Timeout time.Duration
 	// Keys are those of which one must have signed the bundle, by their id; none where nobody need have signed it.
 	Keys map[string]BundleKey
-	// Scope is what the signature must be for; empty where it need not say.
+	// Scope is what the signature must be for; empty where it must be for none.
 	Scope string
 	// Persist is a directory that keeps the last good bundle; empty for none.
 	Persist string
@@ -61,10 +63,11 @@ const service = "server"
 // gate: what is activated there is copied into a generation of its own, and where that cannot decide, the activation fails.
 type bundled struct {
 	target
-	name    string
-	config  []byte
-	client  *client
-	persist bool
+	name   string
+	config []byte
+	client *client
+	// query is that of the URL, with its question mark, as errors show it; empty for none. It may be a credential.
+	query string
 }
 
 func newBundle(name string, t target) (*bundled, error) {
@@ -96,7 +99,10 @@ func newBundle(name string, t target) (*bundled, error) {
 	if b.Persist != "" {
 		whole["persistence_directory"] = b.Persist
 	}
-	f := &bundled{target: t, name: name, persist: b.Persist != ""}
+	f := &bundled{target: t, name: name}
+	if query := strings.TrimRight(u.RawQuery, "/"); query != "" { // OPA leaves the slash out
+		f.query = strings.Trim(strconv.Quote("?"+query), `"`)
+	}
 	if f.config, err = json.Marshal(whole); err != nil {
 		return nil, err
 	}
@@ -136,14 +142,19 @@ func (b *bundled) start(ctx context.Context, tried func()) (*plugins.Manager, er
 	once := sync.OnceFunc(tried)
 	plugin.Register("tollgate", func(status bundle.Status) {
 		defer once()
+		if b.client.activated {
+			b.client.whole = status.Code != ""
+		}
 		switch {
 		case ctx.Err() != nil: // it was cut short
 		case status.Code == "":
 			b.Confirm()
 		case store.refused != nil:
 			b.reject(store.refused)
+		case b.client.activated:
+			b.reject(fmt.Errorf("it is in force, but was not kept: %w", b.describe(status)))
 		default:
-			b.reject(describe(status))
+			b.reject(b.describe(status))
 		}
 		store.refused = nil
 	})
@@ -152,12 +163,28 @@ func (b *bundled) start(ctx context.Context, tried func()) (*plugins.Manager, er
 		manager.Stop(ctx)
 		return nil, err
 	}
+	b.tellOfKept()
 	return manager, nil
 }
 
-// describe says why OPA did not take a bundle, without the lines of policies that OPA would show.
-func describe(status bundle.Status) error {
-	if len(status.Errors) == 0 {
+// tellOfKept says that OPA, which has read the kept bundle by now and tells nobody, did not take it.
+func (b *bundled) tellOfKept() {
+	if b.source.Bundle.Persist == "" {
+		return
+	}
+	file := filepath.Join(b.source.Bundle.Persist, "bundles", b.name, "bundle.tar.gz")
+	// In this order: a bundle is in force before it is kept.
+	if _, err := os.Stat(file); err == nil && b.Stats().Revision == "" {
+		b.logger.Error("the bundle that was kept is not taken: it is damaged, not signed by these keys, or does not compile any more", "file", file)
+	}
+}
+
+// describe says why OPA did not take a bundle, without the lines of policies and the query that OPA would show.
+func (b *bundled) describe(status bundle.Status) error {
+	switch {
+	case len(status.Errors) == 0 && b.query != "":
+		return errors.New(strings.ReplaceAll(status.Message, b.query, "?…"))
+	case len(status.Errors) == 0:
 		return errors.New(status.Message)
 	}
 	return rego.DescribeErrors(status.Errors)
@@ -209,6 +236,7 @@ func (g *gate) Commit(ctx context.Context, txn storage.Transaction) error {
 	if err := g.Store.Commit(ctx, txn); err != nil {
 		return err
 	}
+	g.bundled.client.activated = true
 	g.bundled.activate(generation) //nolint:contextcheck // a half of it would be wrong, so it goes to its end
 	return nil
 }
@@ -312,14 +340,22 @@ func (g *gate) moduleVersion(ctx context.Context, txn storage.Transaction, id st
 	return config.RegoV1, nil
 }
 
-// withoutSystem leaves out what OPA keeps in the store for itself.
+// withoutSystem leaves out what OPA keeps in the store for itself, beside what a bundle may have in the same place.
 func withoutSystem(root any) (map[string]any, error) {
 	data, ok := root.(map[string]any)
 	if !ok {
 		return nil, fmt.Errorf("the bundle's data is a %T and no object", root)
 	}
 	data = maps.Clone(data)
-	delete(data, opabundle.BundlesBasePath[0])
+	for _, own := range []storage.Path{opabundle.BundlesBasePath, opabundle.ModulesInfoBasePath} {
+		parent, _ := data[own[0]].(map[string]any)
+		parent = maps.Clone(parent)
+		delete(parent, own[1])
+		data[own[0]] = parent
+		if len(parent) == 0 {
+			delete(data, own[0])
+		}
+	}
 	return data, nil
 }
 

@@ -13,8 +13,10 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -319,6 +321,34 @@ func TestSlowBundle(t *testing.T) {
 	require.Eventually(t, func() bool { return f.source.Stats().Revision == "v1" }, patience, time.Millisecond)
 }
 
+// Nor does a connection to a server that does not even say who it is.
+func TestBundleConnectionsEnd(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	left := make(chan struct{})
+	go func() {
+		connection, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer connection.Close()
+		_, _ = io.Copy(io.Discard, connection)
+		close(left)
+	}()
+	f := open(t, policies.Source{
+		Bundle:  &policies.Bundle{URL: "https://" + listener.Addr().String() + "/shop.tar.gz", MinRefresh: time.Second, MaxRefresh: time.Second, Timeout: 100 * time.Millisecond},
+		Version: config.RegoV1, MaxBytes: 1 << 20,
+	})
+	f.run(t)
+	select {
+	case <-left:
+	case <-time.After(patience):
+		t.Fatal("the connection stays")
+	}
+}
+
 func TestBundleScope(t *testing.T) {
 	t.Parallel()
 	by := newSigner(t)
@@ -332,6 +362,11 @@ func TestBundleScope(t *testing.T) {
 	require.ErrorContains(t, f.source.Stats().Err, "scope mismatch")
 	server.offer(revision(1).sign(t, by, "read").pack(t))
 	f.await(t, "1 1", "shop@v1")
+
+	f = open(t, server.source(&by))
+	f.run(t)
+	require.Eventually(t, func() bool { return f.source.Stats().Rejected > 0 }, patience, time.Millisecond)
+	require.ErrorContains(t, f.source.Stats().Err, "scope mismatch", "one with a scope is not one without")
 }
 
 func TestBundleCredentials(t *testing.T) {
@@ -351,6 +386,22 @@ func TestBundleCredentials(t *testing.T) {
 	assert.Equal(t, "Bearer planted-token", server.seen()[0].Get("Authorization"))
 }
 
+// An address may have a credential, as signed ones of object stores do.
+func TestErrorsShowNoQuery(t *testing.T) {
+	t.Parallel()
+	server := newBundleServer(t)
+	server.offer(revision(1).pack(t))
+	source := server.source(nil)
+	source.Bundle.URL += "?version=%22&signature=planted%2F"
+	f := open(t, source)
+	f.run(t)
+	f.await(t, "1 1", "shop@v1")
+	server.Close()
+	require.Eventually(t, func() bool { return f.source.Stats().Err != nil }, patience, time.Millisecond)
+	assert.Contains(t, f.source.Stats().Err.Error(), "shop.tar.gz?…")
+	assert.NotContains(t, f.source.Stats().Err.Error()+f.log.String(), "planted")
+}
+
 func TestBundleOverTLS(t *testing.T) {
 	t.Parallel()
 	archive := revision(1).pack(t)
@@ -368,6 +419,21 @@ func TestBundleOverTLS(t *testing.T) {
 	f = open(t, source)
 	f.run(t)
 	f.await(t, "1 1", "shop@v1")
+}
+
+// Documents below system are a bundle's as any others, but for those that OPA puts there. Without them a policy's "not blocked" would be
+// true for everybody.
+func TestBundleWithDataBelowSystem(t *testing.T) {
+	t.Parallel()
+	server := newBundleServer(t)
+	server.offer(files{
+		".manifest":        `{"revision": "v1", "roots": [""]}`,
+		"shop.rego":        "package shop\nallow := {\"allow\": false, \"reason\": json.marshal(data.system)}",
+		"system/data.json": `{"blocked": {"eve": true}}`,
+	}.pack(t))
+	f := open(t, server.source(nil))
+	f.run(t)
+	f.awaitReason(t, `{"blocked":{"eve":true}}`)
 }
 
 // The manifest says in which language the bundle is, and file by file. Without a revision the content names itself. Tests are left out.
@@ -417,6 +483,7 @@ func TestPersistedBundle(t *testing.T) {
 	stop = f.run(t)
 	f.await(t, "1 1", "shop@v1")
 	stop()
+	assert.NotContains(t, f.log.String(), "the bundle that was kept")
 
 	kept, err := filepath.Glob(filepath.Join(source.Bundle.Persist, "bundles", "shop", "*"))
 	require.NoError(t, err)
@@ -426,6 +493,39 @@ func TestPersistedBundle(t *testing.T) {
 	f.run(t)
 	require.Eventually(t, func() bool { return f.source.Stats().Rejected > 0 }, patience, time.Millisecond)
 	assert.Equal(t, "policy_not_loaded", f.reason(t), "who can write to the disk is not who may sign")
+	assert.Equal(t, 1, strings.Count(f.log.String(), `msg="the bundle that was kept is not taken`), f.log)
+	assert.Contains(t, f.log.String(), "file="+kept[0])
+}
+
+// A bundle that cannot be kept is in force all the same. OPA then goes on to ask for changes since the one before it, so that the server's
+// "no change" after a rollback would leave in force what was rolled back.
+func TestABundleThatCannotBeKept(t *testing.T) {
+	t.Parallel()
+	server := newBundleServer(t)
+	server.offer(revision(1).pack(t))
+	source := server.source(nil)
+	source.Bundle.Persist = t.TempDir()
+	f := open(t, source)
+	f.run(t)
+	f.await(t, "1 1", "shop@v1")
+	require.Eventually(t, func() bool { _, unseen := server.counts(); return unseen > 0 }, patience, time.Millisecond)
+
+	kept := filepath.Join(source.Bundle.Persist, "bundles")
+	require.NoError(t, os.RemoveAll(kept))
+	write(t, kept, "no directory")
+	server.offer(revision(2).pack(t))
+	f.await(t, "2 2", "shop@v2")
+	require.Eventually(t, func() bool { return f.source.Stats().Err != nil }, patience, time.Millisecond)
+	require.ErrorContains(t, f.source.Stats().Err, "it is in force, but was not kept: ")
+	server.answer(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "", http.StatusBadGateway) })
+	require.Eventually(t, func() bool { return strings.Contains(fmt.Sprint(f.source.Stats().Err), "Bad Gateway") }, patience, time.Millisecond)
+	server.offer(revision(1).pack(t))
+	f.await(t, "1 1", "shop@v1")
+
+	require.NoError(t, os.Remove(kept))
+	require.Eventually(t, func() bool { return f.source.Stats().Err == nil }, patience, time.Millisecond)
+	_, before := server.counts()
+	require.Eventually(t, func() bool { _, unseen := server.counts(); return unseen > before }, patience, time.Millisecond, "what is known is not sent again")
 }
 
 func TestBundleSettingsThatCannotWork(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path"
@@ -28,6 +29,10 @@ type client struct {
 	maxBytes int64
 	// transport is asked for everything.
 	transport *http.Transport
+	// activated is whether a bundle came into force in this attempt. OPA makes one after another, each in one goroutine.
+	activated bool
+	// whole is whether OPA takes another bundle than that in force for the last one, so that a server must not compare with it.
+	whole bool
 }
 
 func newClient(b *Bundle, maxBytes int64) (*client, error) {
@@ -35,6 +40,9 @@ func newClient(b *Bundle, maxBytes int64) (*client, error) {
 		Proxy:             http.ProxyFromEnvironment,
 		ForceAttemptHTTP2: true,
 		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12},
+		// The end of an attempt is not that of a connection which it began to make.
+		DialContext:         (&net.Dialer{Timeout: b.Timeout}).DialContext,
+		TLSHandshakeTimeout: b.Timeout,
 	}}
 	if b.CA != "" {
 		certificates, err := os.ReadFile(b.CA)
@@ -69,9 +77,13 @@ func (c *client) NewClient(rest.Config) (*http.Client, error) {
 	}, nil
 }
 
-// Prepare adds the credential. It asks for whole bundles: changes of them cannot be signed.
+// Prepare begins an attempt. It adds the credential, and asks for whole bundles: changes of them cannot be signed.
 func (c *client) Prepare(request *http.Request) error {
+	c.activated = false
 	request.Header.Set("Prefer", "modes=snapshot")
+	if c.whole {
+		request.Header.Del("If-None-Match")
+	}
 	if c.bundle.BearerFile == "" {
 		return nil
 	}
@@ -115,11 +127,13 @@ func inspect(archive []byte, most int64) error {
 	}
 	bounded := &io.LimitedReader{R: unzipped, N: most + 1}
 	files := tar.NewReader(bounded)
+	tooLarge := fmt.Errorf("the bundle has more than %d bytes when it is unpacked; max_bytes bounds it", most)
+	left := most // of what files are when they are read: their holes take no bytes here
 	for n := 0; ; n++ {
 		header, err := files.Next()
 		switch {
 		case bounded.N <= 0:
-			return fmt.Errorf("the bundle has more than %d bytes when it is unpacked; max_bytes bounds it", most)
+			return tooLarge
 		case errors.Is(err, io.EOF):
 			if _, err := io.Copy(io.Discard, bounded); err != nil { // up to the checksum
 				return fmt.Errorf("the bundle is damaged: %w", err)
@@ -129,7 +143,10 @@ func inspect(archive []byte, most int64) error {
 			return fmt.Errorf("the bundle is damaged: %w", err)
 		case n >= maxFiles:
 			return fmt.Errorf("the bundle has more than %d files", maxFiles)
+		case header.Size > left:
+			return tooLarge
 		}
+		left -= max(header.Size, 0)
 		switch name := path.Base(header.Name); {
 		case name == "patch.json":
 			return errors.New("the bundle is a delta, which nobody can sign; serve whole bundles")

@@ -42,7 +42,7 @@ type Bundle struct {
 	Timeout time.Duration `yaml:"timeout"`
 	// Keys maps key ids to the keys that bundles are verified with.
 	Keys map[string]BundleKey `yaml:"keys"`
-	// Scope is what signatures must be for; empty where they need not say.
+	// Scope is what signatures must be for; empty where they must be for none.
 	Scope string `yaml:"scope"`
 	// Unsigned consents to bundles that nobody signed.
 	Unsigned bool `yaml:"unsigned"`

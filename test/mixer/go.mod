@@ -4,7 +4,7 @@ go 1.26.0
 
 require (
 	github.com/gogo/protobuf v1.3.2
-	github.com/open-policy-agent/opa v1.22.0
+	github.com/open-policy-agent/opa v1.22.2
 	github.com/stretchr/testify v1.12.1
 	go.opentelemetry.io/proto/slim/otlp v1.9.0
 	go.yaml.in/yaml/v3 v3.0.6

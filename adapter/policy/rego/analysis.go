@@ -143,7 +143,7 @@ func (w *walker) rule(rule *ast.Rule) {
 			}
 		}
 	}
-	if rule.Head.Key != nil && rule.Head.Value != nil || !rule.Head.Ref().IsGround() && rule.Head.RuleKind() == ast.SingleValue {
+	if rule.Head.Key != nil && rule.Head.Value != nil || !rule.Head.Ref().IsGround() {
 		w.found.uses.objects = true
 	}
 	w.walk(rule)

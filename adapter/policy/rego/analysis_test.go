@@ -199,6 +199,7 @@ func TestPartialEvaluation(t *testing.T) {
 		{"q := 1\nallow if q with data.p.q as input.value", "the policy uses `with`"},
 		{"o[input.key] := input.value\nallow if o.a", "the policy makes objects with computed keys, which may conflict"},
 		{"allow if {x: 1 | x := input.value}.a", "the policy makes objects with computed keys, which may conflict"},
+		{"m.a.b := 1\nm.a[k] contains x if { k := input.key; x := input.value }\nallow if m.a", "the policy makes objects with computed keys, which may conflict"},
 		{"q := 1 if input.value\nq := 2 if input.key\nallow if not q == 3", "rule p.q may have two values for one request, which is an error"},
 		{"q := input.value\nallow if not q == 3", "rule p.q may have two values for one request, which is an error"},
 		{"f(x) := x\nallow if f(input.value)", "rule p.f may have two values for one request, which is an error"},
@@ -233,6 +234,15 @@ func TestAPartThatIsNotThereEqualsNothing(t *testing.T) {
 		require.Nil(t, failure)
 		assert.Equal(t, false, value, body)
 	}
+}
+
+// Of an expression that is never true nothing is left, nor of the error that it ends in where two rules make one key.
+func TestAConflictOfKeysIsLeft(t *testing.T) {
+	t.Parallel()
+	p := loadInPeace(t, ast.RegoV1, "package p\nm.a.b := 1\nm.a[k] contains 2 if k := input.key\nallow if { count(m.a) == 0; false }\nallow if input.subject.user")
+	_, failure := p.evaluate(t.Context(), &policy.Request{Subject: &policy.Subject{User: "u"}, Identity: "b"})
+	require.NotNil(t, failure)
+	assert.Equal(t, config.EvaluationError, failure.Class)
 }
 
 // What is left may refer to rules of the policy, which have to come along.

@@ -264,6 +264,18 @@ func sourced(t *testing.T, cache *Cache) (*sourcedCheck, func() weak.Pointer[ast
 	return &sourcedCheck{rule: r, cache: cache}, next
 }
 
+// A clock that is set back must not make policies count for longer than max_stale, nor one that is set forward end them at once.
+func TestMaxStaleGoesByNoClockThatIsSet(t *testing.T) {
+	t.Parallel()
+	c, next := sourced(t, nil)
+	next()
+	for range 2 {
+		confirmed := *c.rule.source.confirmed.Load()
+		assert.NotEqual(t, confirmed.Round(0), confirmed, "it has a reading of the monotonic clock") //nolint:testifylint // not the same instant, but the same Time
+		c.rule.source.Confirm()
+	}
+}
+
 // A handler that nobody asks any more holds no generation that was replaced, nor its data.
 func TestAnIdleHandlerHoldsNoOldGeneration(t *testing.T) {
 	t.Parallel()

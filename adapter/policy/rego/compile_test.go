@@ -128,6 +128,20 @@ func TestCheckMethod(t *testing.T) {
 	}
 }
 
+// OPA 1.21.0 to 1.22.0 left rules out that want to be one of several, of which not all are constants: a rule that denies never came to it.
+func TestOneOfSeveral(t *testing.T) {
+	t.Parallel()
+	request := &policy.Request{Subject: &policy.Subject{User: "eve"}, Identity: "eve"}
+	for _, several := range []string{`["mallory", input.key]`, `{"mallory", input.key}`, `{"x": "mallory", "y": input.key}`, `["mallory", banned]`, `[["mallory"], banned]`} {
+		for version, module := range map[config.RegoVersion]string{
+			config.RegoV0: "package p\nimport future.keywords.in\nbanned = \"eve\"\ndefault allow = true\nallow = false { input.subject.user in " + several + " }",
+			config.RegoV1: "package p\nbanned := \"eve\"\ndefault allow := true\nallow := false if input.subject.user in " + several,
+		} {
+			assert.Equal(t, policy.Denied, compile(t, version, "data.p.allow", module).Evaluate(t.Context(), request).Result, module)
+		}
+	}
+}
+
 // Every problem of every module is told, with its place, and the same way each time.
 func TestProblems(t *testing.T) {
 	t.Parallel()

@@ -97,14 +97,18 @@ func TestAllowedHosts(t *testing.T) {
 		"a socket": {
 			[]string{address}, `{"method": "get", "raise_error": false, "url": "unix://` + address + `/?socket=` + url.QueryEscape(socket) + `"}`, "200 hello",
 		},
-		"another scheme":     {[]string{host}, `{"method": "get", "raise_error": false, "url": "ftp://` + address + `/"}`, `the scheme "ftp" is not available`},
-		"huge":               {[]string{host}, `{"method": "get", "raise_error": false, "url": "` + server.URL + `/huge"}`, "the response has more than 1048576 bytes"},
-		"Host header":        {[]string{host}, `{"method": "get", "headers": {"Host": "shop"}, "url": "` + server.URL + `/"}`, "200 hello shop"},
-		"skipped verifying":  {[]string{host}, `{"method": "get", "raise_error": false, "tls_insecure_skip_verify": true, "url": "` + server.URL + `/"}`, "options of http.send that begin with tls_ are not available"},
-		"system's certs":     {[]string{host}, `{"method": "get", "raise_error": false, "tls_use_system_certs": true, "url": "` + server.URL + `/"}`, "options of http.send that begin with tls_ are not available"},
-		"cache":              {[]string{host}, `{"method": "get", "cache": true, "url": "` + server.URL + `/"}`, "200 hello"},
-		"a cache by force":   {[]string{host}, `{"method": "get", "force_cache": true, "force_cache_duration_seconds": 3600, "url": "` + server.URL + `/"}`, "200 hello"},
-		"a file by a detour": {[]string{host}, `object.union({"method": "get", "raise_error": false, "url": "` + server.URL + `/"}, {concat("_", ["tls", "ca", "cert", "file"]): "testdata/ca.pem"})`, "no such file"},
+		"another scheme": {[]string{host}, `{"method": "get", "raise_error": false, "url": "ftp://` + address + `/"}`, `the scheme "ftp" is not available`},
+		"huge":           {[]string{host}, `{"method": "get", "raise_error": false, "url": "` + server.URL + `/huge"}`, "the response has more than 1048576 bytes"},
+		// A proxy on the way goes by the header.
+		"Host header":            {[]string{host, "shop"}, `{"method": "get", "headers": {"Host": "shop:81"}, "url": "` + server.URL + `/"}`, "200 hello shop:81"},
+		"Host header not on it":  {[]string{host}, `{"method": "get", "raise_error": false, "headers": {"Host": "shop"}, "url": "` + server.URL + `/"}`, "the setting rego.allow_hosts does not have shop:80"},
+		"another port in it":     {[]string{host, "shop:81"}, `{"method": "get", "raise_error": false, "headers": {"hOST": "SHOP:82"}, "url": "` + server.URL + `/"}`, "the setting rego.allow_hosts does not have shop:82"},
+		"Host header of nothing": {[]string{host}, `{"method": "get", "headers": {"Host": ""}, "url": "` + server.URL + `/"}`, "200 hello " + address},
+		"skipped verifying":      {[]string{host}, `{"method": "get", "raise_error": false, "tls_insecure_skip_verify": true, "url": "` + server.URL + `/"}`, "options of http.send that begin with tls_ are not available"},
+		"system's certs":         {[]string{host}, `{"method": "get", "raise_error": false, "tls_use_system_certs": true, "url": "` + server.URL + `/"}`, "options of http.send that begin with tls_ are not available"},
+		"cache":                  {[]string{host}, `{"method": "get", "cache": true, "url": "` + server.URL + `/"}`, "200 hello"},
+		"a cache by force":       {[]string{host}, `{"method": "get", "force_cache": true, "force_cache_duration_seconds": 3600, "url": "` + server.URL + `/"}`, "200 hello"},
+		"a file by a detour":     {[]string{host}, `object.union({"method": "get", "raise_error": false, "url": "` + server.URL + `/"}, {concat("_", ["tls", "ca", "cert", "file"]): "testdata/ca.pem"})`, "no such file"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := reason(t, compileIn(t, rego.Options{AllowHosts: c.hosts}, send(c.request)))
@@ -176,6 +180,35 @@ func TestRequestsEndAtTheDeadline(t *testing.T) {
 	case <-left:
 	case <-time.After(30 * time.Second):
 		t.Fatal("the request goes on")
+	}
+}
+
+// Nor does a connection stay for ever whose server does not say who it is: nobody waits for it any more, and nobody would use it.
+func TestConnectionsEnd(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	arrived, left := make(chan struct{}), make(chan struct{})
+	go func() {
+		connection, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer connection.Close()
+		close(arrived)
+		_, _ = io.Copy(io.Discard, connection)
+		close(left)
+	}()
+	address := listener.Addr().String()
+	check := compileIn(t, rego.Options{AllowHosts: []string{address}}, send(`{"method": "get", "url": "https://`+address+`"}`))
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-arrived; cancel() }()
+	require.NotNil(t, check.Evaluate(ctx, &policy.Request{}).Failure)
+	select {
+	case <-left:
+	case <-time.After(30 * time.Second):
+		t.Fatal("the connection stays")
 	}
 }
 

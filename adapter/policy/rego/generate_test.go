@@ -341,7 +341,7 @@ var constructs = []struct {
 		`every X in input.token.aud { X != "b" }`, `every X in ["a", "b"] { X != input.subject.user }`, `every Y, X in input.subject.properties { X != CONST; Y != "p" }`,
 	}},
 	{name: "some in", templates: []string{`some Y, X in input.subject.properties; X == CONST; Y != "q"`, `some X in input.subject.groups; X == CONST`, `some Y; input[Y] == CONST`}},
-	{name: "membership", templates: []string{`CONST in input.token.aud`, `CONST in input.subject.groups`, `REF in data.d.list`, `REF in {"a", "b"}`}},
+	{name: "membership", templates: []string{`CONST in input.token.aud`, `CONST in input.subject.groups`, `REF in data.d.list`, `REF in {"a", "b"}`, `REF in ["a", REF]`, `REF in {REF, "b"}`}},
 	{name: "data by a part of the input", templates: []string{
 		`data.d.users[input.subject.user] == "x"`, `data.d.list[_] == REF`, `data.lib[input.subject.user]`, `data.lib[input.key] == "b"`, `data.d[REF]`,
 	}},

@@ -2,6 +2,7 @@ package rego
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -9,12 +10,16 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 )
 
 // maxResponseBytes bounds what http.send takes of a response's body.
 const maxResponseBytes = 1 << 20
+
+// connectTimeout bounds what the evaluation's deadline does not: a connection is made to its end for whoever comes next.
+const connectTimeout = 10 * time.Second
 
 // network lets http.send reach the hosts on a list, whatever the policy says and wherever a server redirects to. OPA checks hosts too,
 // but not their ports, and its "unix" URLs would open any socket of the machine in an allowed host's name.
@@ -26,6 +31,8 @@ type network struct {
 func newNetwork(allowed []string, roots *x509.CertPool) *network {
 	n := &network{allowed: make(map[string]bool, len(allowed)), base: &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         (&net.Dialer{Timeout: connectTimeout}).DialContext,
+		TLSHandshakeTimeout: connectTimeout,
 		ForceAttemptHTTP2:   true,
 		MaxIdleConnsPerHost: 16,
 		IdleConnTimeout:     time.Minute,
@@ -95,18 +102,19 @@ func (g guard) RoundTrip(request *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
+// check looks at the Host header as well: a proxy on the way, or a sidecar, goes by that.
 func (n *network) check(request *http.Request) error {
-	host, port := strings.ToLower(request.URL.Hostname()), request.URL.Port()
-	switch {
-	case request.URL.Scheme != "http" && request.URL.Scheme != "https":
+	defaultPort, ok := map[string]string{"http": "80", "https": "443"}[request.URL.Scheme]
+	if !ok {
 		return fmt.Errorf("the scheme %q is not available", request.URL.Scheme)
-	case port == "" && request.URL.Scheme == "http":
-		port = "80"
-	case port == "":
-		port = "443"
 	}
-	if !n.allowed[host] && !n.allowed[net.JoinHostPort(host, port)] {
-		return fmt.Errorf("the setting rego.allow_hosts does not have %s", net.JoinHostPort(host, port))
+	for _, asked := range []string{request.URL.Host, cmp.Or(request.Host, request.URL.Host)} {
+		to := url.URL{Host: asked}
+		host := strings.ToLower(to.Hostname())
+		address := net.JoinHostPort(host, cmp.Or(to.Port(), defaultPort))
+		if !n.allowed[host] && !n.allowed[address] {
+			return fmt.Errorf("the setting rego.allow_hosts does not have %s", address)
+		}
 	}
 	return nil
 }

@@ -297,7 +297,9 @@ func (s *subjects) expected(request *policy.Request) policy.Verdict {
 	if err != nil {
 		return policy.Failing(policy.Fail(config.EvaluationError, "%v", err))
 	}
-	results, err := s.plain.Eval(context.Background(), oparego.EvalParsedInput(input))
+	// Nor are rules left out beforehand, as OPA's index of them has it. It finds errors of the older language that the index spares.
+	older := s.generator.version == ast.RegoV0
+	results, err := s.plain.Eval(context.Background(), oparego.EvalParsedInput(input), oparego.EvalRuleIndexing(older))
 	switch {
 	case err != nil:
 		return policy.Failing(policy.Fail(config.EvaluationError, "%v", err))

@@ -56,8 +56,8 @@ type Source struct {
 	name        string
 	environment *Environment
 	maxStale    time.Duration
-	// confirmed is when the source was last known to have nothing newer; Unix nanoseconds.
-	confirmed atomic.Int64
+	// confirmed is when the source was last known to have nothing newer; zero before there is a generation.
+	confirmed atomic.Pointer[time.Time]
 
 	mu       sync.Mutex // guards everything below, and changes of rules
 	current  *Generation
@@ -69,7 +69,9 @@ type Source struct {
 
 // NewSource makes a source without content. MaxStale is how long the last content counts after the source was last heard of; 0 for ever.
 func NewSource(name string, environment *Environment, maxStale time.Duration) *Source {
-	return &Source{name: name, environment: environment, maxStale: maxStale, rules: map[ruleKey]weak.Pointer[rule]{}}
+	s := &Source{name: name, environment: environment, maxStale: maxStale, rules: map[ruleKey]weak.Pointer[rule]{}}
+	s.confirmed.Store(&time.Time{})
+	return s
 }
 
 // ruleKey names a rule of a source. Candidates have rules of their own: one that stays at an earlier generation for a candidate is not there
@@ -167,7 +169,7 @@ func (s *Source) Activate(generation *Generation) map[string]config.Problems {
 	behind := map[string]config.Problems{}
 	s.move(generation, false, behind)
 	s.current, s.lastErr = generation, nil
-	s.confirmed.Store(time.Now().UnixNano())
+	s.confirmed.Store(new(time.Now()))
 	s.move(generation, true, behind)
 	return behind
 }
@@ -221,7 +223,7 @@ func (s *Source) Confirm() {
 	s.lastErr = nil
 	s.accepted++
 	if s.current != nil {
-		s.confirmed.Store(time.Now().UnixNano())
+		s.confirmed.Store(new(time.Now()))
 	}
 }
 
@@ -254,7 +256,7 @@ func (s *Source) Stats() Stats {
 	stats := Stats{Accepted: s.accepted, Rejected: s.rejected, Err: s.lastErr}
 	if s.current != nil {
 		stats.Revision = s.current.revision
-		stats.Age = time.Since(time.Unix(0, s.confirmed.Load()))
+		stats.Age = time.Since(*s.confirmed.Load())
 	}
 	for _, known := range s.rules {
 		if r := known.Value(); r != nil {
@@ -311,9 +313,9 @@ func (r *rule) now() (*ruleState, *policy.Failure) {
 	case r.source.maxStale == 0:
 		return state, nil
 	}
-	since := time.Unix(0, r.source.confirmed.Load())
-	if !state.behind.IsZero() {
-		since = state.behind
+	since := state.behind
+	if since.IsZero() {
+		since = *r.source.confirmed.Load()
 	}
 	if time.Since(since) > r.source.maxStale {
 		return nil, policy.Fail(config.DependencyDown, "policy_source %s was not refreshed for longer than its max_stale, %s", r.source.name, r.source.maxStale)
