@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -256,7 +257,13 @@ func (r Reports) validate() []error {
 		add(slices.Contains(r.DefaultSinks[:i], name), "reports.default_sinks has %q twice; keep one", name)
 	}
 	add(r.Flush < 0 || r.Flush > time.Hour, "reports.flush is %s; use 0s to 1h0m0s", r.Flush)
+	files := map[string]string{}
 	for _, name := range names {
+		if file := r.Sinks[name].File; file != nil && file.Path != "" {
+			path := filepath.Clean(file.Path)
+			add(files[path] != "", "reports.sinks.%s.file.path is %q, which sink %s writes; give each a file of its own", name, file.Path, files[path])
+			files[path] = name
+		}
 		add(!simpleName.MatchString(name), "reports.sinks has %q; name a sink with at most 63 of a-z, 0-9, '_' and '-', a letter or digit at both ends", name)
 		add(name == deadLetters, "reports.sinks has %q, which is the directory of dead letters; choose another name", name)
 		for _, problem := range r.Sinks[name].validate() {
@@ -278,7 +285,7 @@ func (s Sink) validate() []error {
 	switch len(kinds) {
 	case 1:
 	case 0:
-		problems = append(problems, fmt.Errorf("kind is missing; give the sink one of %s", strings.Join(sinkKinds(), ", ")))
+		problems = append(problems, fmt.Errorf("%s is missing; give the sink one of %s", sinkKinds()[0], strings.Join(sinkKinds(), ", ")))
 	default:
 		problems = append(problems, fmt.Errorf("%s stands beside %s; a sink is of one kind, so make two", kinds[0], strings.Join(kinds[1:], ", ")))
 	}

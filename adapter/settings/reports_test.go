@@ -54,11 +54,15 @@ func TestReportsAreValidated(t *testing.T) {
 		},
 		"no kind": {
 			"sinks: {a: {queue: {full: refuse}}}",
-			"reports.sinks.a.kind is missing; give the sink one of stdout, file, otlp, kafka, http, prometheus",
+			"reports.sinks.a.stdout is missing; give the sink one of stdout, file, otlp, kafka, http, prometheus",
 		},
 		"two kinds": {
 			"sinks: {a: {stdout: {}, http: {url: x}, file: {path: /a}}}",
 			"reports.sinks.a.stdout stands beside file, http; a sink is of one kind, so make two",
+		},
+		"one file for two": {
+			"default_sinks: [a], sinks: {a: {file: {path: /var/log/a}}, b: {file: {path: /var/log//a}}}",
+			"reports.sinks.b.file.path is \"/var/log//a\", which sink a writes; give each a file of its own",
 		},
 		"a file": {
 			"sinks: {a: {file: {path: '', megabytes: -1, every: -1s, keep_days: -1, keep_files: -1}}}",
