@@ -24,6 +24,8 @@ SOAK_CHECKS ?= 100
 SOAK_REPORTS ?= 20
 SOAK_OUT ?=
 IMAGE ?= tollgate:$(VERSION)
+# The image that builds it; that of the Dockerfile if empty.
+GO_IMAGE ?=
 CONTAINER_TOOL ?= $(firstword $(foreach tool,docker podman buildah,$(shell command -v $(tool))))
 # Docker takes the time from the build argument; the others want it as an option, and put their own version on the image unless told not to.
 IMAGE_FLAGS = $(if $(filter docker,$(notdir $(CONTAINER_TOOL))),,--timestamp $(SOURCE_DATE_EPOCH) --identity-label=false)
@@ -56,7 +58,7 @@ demo: build bin/istio-1.7.8/mixs ## Ask Tollgate through the real Mixer and show
 .PHONY: image
 image: ## Build the container image
 	$(if $(CONTAINER_TOOL),,$(error none of docker, podman and buildah is installed))
-	$(CONTAINER_TOOL) build $(IMAGE_FLAGS) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) --tag $(IMAGE) .
+	$(CONTAINER_TOOL) build $(IMAGE_FLAGS) $(if $(GO_IMAGE),--build-arg GO_IMAGE=$(GO_IMAGE)) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) --tag $(IMAGE) .
 
 ##@ Test
 

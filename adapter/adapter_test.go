@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -336,6 +337,8 @@ func TestNewReportsWhatCannotBeOpened(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer taken.Close()
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
 	for name, c := range map[string]struct {
 		change func(s *settings.Settings)
 		want   string
@@ -344,6 +347,7 @@ func TestNewReportsWhatCannotBeOpened(t *testing.T) {
 		"admin taken":        {func(s *settings.Settings) { s.Admin = taken.Addr().String() }, "admin: "},
 		"listen everywhere":  {func(s *settings.Settings) { s.Listen = "0.0.0.0:0" }, "--allow-plaintext"},
 		"no secrets' folder": {func(s *settings.Settings) { s.Secrets.Directory = filepath.Join(t.TempDir(), "none") }, "secrets.directory: "},
+		"no folder":          {func(s *settings.Settings) { s.Reports.Directory = file }, "reports.directory is " + strconv.Quote(file) + ", which is no directory; name one"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := goroutines()

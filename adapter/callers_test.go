@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -46,7 +47,8 @@ func TestCallersAreKnown(t *testing.T) {
 		s.TLS.Cert, s.TLS.Key, s.TLS.ClientCA = file("crt", pair.Cert), file("key", pair.Key), file("ca", own.Cert)
 		s.TLS.ClientNames = []string{"spiffe://cluster.local/ns/istio-system/sa/*"}
 		s.Secrets.Files = map[string]string{"tokens": file("tokens", []byte("planted-token"))}
-		s.Callers = map[string]settings.Caller{"edge": {Bearer: "tokens"}}
+		s.Secrets.Directory = t.TempDir()
+		s.Callers = map[string]settings.Caller{"edge": {Bearer: "tokens"}, "later": {Bearer: "tokenz"}}
 	})
 	client := &tls.Config{RootCAs: x509.NewCertPool(), MinVersion: tls.VersionTLS12}
 	require.True(t, client.RootCAs.AppendCertsFromPEM(own.Cert))
@@ -112,5 +114,8 @@ func TestCallersAreKnown(t *testing.T) {
 	}
 	assert.Equal(t, map[any]map[any]int{"logentry": {mixer: 1, "edge": 1}, "decision": {mixer: 1, "edge": 1}}, callers)
 	assert.Contains(t, s.log.String(), `"msg":"a caller was refused","reason":"no_credential"`)
+	warning := `"msg":"a caller's secret has no file; its calls are refused until there is one",`
+	assert.Equal(t, 1, strings.Count(s.log.String(), warning))
+	assert.Contains(t, s.log.String(), warning+`"caller":"later","secret":"tokenz"`)
 	assert.NotContains(t, s.log.String(), "planted")
 }

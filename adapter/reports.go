@@ -79,6 +79,9 @@ func openPipeline(ctx context.Context, s settings.Reports, output io.Writer, log
 		}
 		return nil, nil, err
 	}
+	if info, err := os.Stat(s.Directory); err == nil && !info.IsDir() {
+		return nil, nil, fmt.Errorf("reports.directory is %q, which is no directory; name one, which is made if it is not there", s.Directory)
+	}
 	for _, name := range slices.Sorted(maps.Keys(s.Sinks)) {
 		lane, err := openLane(ctx, s, name, output, logger)
 		if err != nil {

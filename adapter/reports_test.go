@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -275,6 +276,7 @@ func TestSinksRefuseTheirSettings(t *testing.T) {
 		sink    settings.Sink
 		problem string
 	}{
+		"file":       {settings.Sink{File: &settings.FileSink{Path: directory}}, fmt.Sprintf("path is %q, which is a directory; name a file", directory)},
 		"otlp":       {settings.Sink{OTLP: &settings.OTLPSink{Protocol: "smoke"}}, `protocol is "smoke"; use "grpc" or "http"`},
 		"kafka":      {settings.Sink{Kafka: &settings.KafkaSink{}}, "brokers is empty; name at least one as host:port"},
 		"http":       {settings.Sink{HTTP: &settings.HTTPSink{}}, "url "},

@@ -3,6 +3,8 @@ package adapter
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/tollgate-mesh/tollgate/adapter/follow"
@@ -36,6 +38,7 @@ func openStores(ctx context.Context, s settings.Settings, observer *observe.Obse
 		return stores{}, err
 	}
 	observer.CountSecrets(opened.secrets.Unavailable)
+	warnOfCallers(s.Callers, opened.secrets, logger)
 	opened.keySets = keyset.Open(ctx, keySetSources(s.KeySets), logger)
 	observer.CountKeySets(opened.keySets.Stats)
 	opened.lists = lists.Open(ctx, listSources(s.Lists), logger)
@@ -50,6 +53,15 @@ func openStores(ctx context.Context, s settings.Settings, observer *observe.Obse
 		return stores{}, err
 	}
 	return opened, nil
+}
+
+// warnOfCallers tells of callers whose secret the directory does not have: it may come later, or its name is mistyped.
+func warnOfCallers(callers map[string]settings.Caller, secrets *secret.Store, logger *slog.Logger) {
+	for _, name := range slices.Sorted(maps.Keys(callers)) {
+		if wanted := callers[name].Secret(); wanted != "" && !slices.Contains(secrets.Names(), wanted) {
+			logger.Warn("a caller's secret has no file; its calls are refused until there is one", "caller", name, "secret", wanted)
+		}
+	}
 }
 
 func keySetSources(sets map[string]settings.KeySet) map[string]keyset.Source {

@@ -1,8 +1,10 @@
 package policies
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
@@ -82,6 +84,9 @@ func newBundle(name string, t target) (*bundled, error) {
 		if err != nil {
 			return nil, fmt.Errorf("keys.%s.file: %w", id, err)
 		}
+		if err := usableKey(content, key.Algorithm); err != nil {
+			return nil, fmt.Errorf("keys.%s.file: %s %w", id, key.File, err)
+		}
 		keys[id] = map[string]any{"key": strings.TrimSpace(string(content)), "algorithm": key.Algorithm, "scope": b.Scope}
 	}
 	source := map[string]any{
@@ -95,6 +100,9 @@ func newBundle(name string, t target) (*bundled, error) {
 		"services": map[string]any{service: map[string]any{"url": u.Scheme + "://" + u.Host, "credentials": map[string]any{"plugin": clientName}}},
 		"bundles":  map[string]any{name: source},
 		"keys":     keys,
+	}
+	if info, err := os.Stat(b.Persist); err == nil && !info.IsDir() {
+		return nil, fmt.Errorf("persist is %q, which is no directory; name one, which is made if it is not there", b.Persist)
 	}
 	if b.Persist != "" {
 		whole["persistence_directory"] = b.Persist
@@ -110,6 +118,21 @@ func newBundle(name string, t target) (*bundled, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// usableKey returns an error for what no signature can be verified with. OPA would find that out at the first bundle, and say that the
+// signature is wrong.
+func usableKey(content []byte, algorithm string) error {
+	if strings.HasPrefix(algorithm, "HS") {
+		if len(bytes.TrimSpace(content)) == 0 {
+			return errors.New("is empty; it must hold the secret that bundles are signed with")
+		}
+		return nil
+	}
+	if block, _ := pem.Decode(bytes.TrimSpace(content)); block == nil {
+		return fmt.Errorf("has no key in PEM; with %s it must hold a public key or a certificate", algorithm)
+	}
+	return nil
 }
 
 // run starts the plugin and stops it when ctx is done.

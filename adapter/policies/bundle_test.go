@@ -531,14 +531,23 @@ func TestABundleThatCannotBeKept(t *testing.T) {
 func TestBundleSettingsThatCannotWork(t *testing.T) {
 	t.Parallel()
 	directory := t.TempDir()
-	empty := write(t, filepath.Join(directory, "empty"), "")
+	empty, text := write(t, filepath.Join(directory, "empty"), "\n"), write(t, filepath.Join(directory, "text"), "no PEM")
 	for name, c := range map[string]struct {
 		bundle policies.Bundle
 		want   string
 	}{
 		"no key file": {policies.Bundle{URL: "http://127.0.0.1/b", Keys: map[string]policies.BundleKey{"a": {File: filepath.Join(directory, "missing")}}}, "policies.shop.bundle.keys.a.file: "},
-		"no CA":       {policies.Bundle{URL: "http://127.0.0.1/b", CA: filepath.Join(directory, "missing")}, "policies.shop.bundle.ca: "},
-		"empty CA":    {policies.Bundle{URL: "http://127.0.0.1/b", CA: empty}, "has no certificate in PEM"},
+		"no PEM": {
+			policies.Bundle{URL: "http://127.0.0.1/b", Keys: map[string]policies.BundleKey{"a": {File: text, Algorithm: "ES256"}}},
+			"policies.shop.bundle.keys.a.file: " + text + " has no key in PEM; with ES256 it must hold a public key or a certificate",
+		},
+		"empty secret": {
+			policies.Bundle{URL: "http://127.0.0.1/b", Keys: map[string]policies.BundleKey{"a": {File: empty, Algorithm: "HS256"}}},
+			"policies.shop.bundle.keys.a.file: " + empty + " is empty; it must hold the secret",
+		},
+		"kept in a file": {policies.Bundle{URL: "http://127.0.0.1/b", Persist: text}, "policies.shop.bundle.persist is \"" + text + "\", which is no directory"},
+		"no CA":          {policies.Bundle{URL: "http://127.0.0.1/b", CA: filepath.Join(directory, "missing")}, "policies.shop.bundle.ca: "},
+		"empty CA":       {policies.Bundle{URL: "http://127.0.0.1/b", CA: empty}, "has no certificate in PEM"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

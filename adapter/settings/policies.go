@@ -162,8 +162,10 @@ func checkBundleURL(text string) error {
 	switch {
 	case text == "":
 		return errors.New("url is missing; write the bundle's, such as https://bundles.example.com/shop.tar.gz")
-	case err != nil || u.Host == "" || strings.Trim(u.Path, "/") == "":
-		return errors.New("url is no bundle's; write one such as https://bundles.example.com/shop.tar.gz")
+	case err != nil || u.Host == "":
+		return errors.New("url is none; write one such as https://bundles.example.com/shop.tar.gz")
+	case strings.Trim(u.Path, "/") == "":
+		return errors.New("url names a server and no bundle on it; write one such as https://bundles.example.com/shop.tar.gz")
 	case u.User != nil:
 		return errors.New("url has a user or a password, which would be in logs; remove it")
 	case u.Scheme == "https", u.Scheme == "http" && ThisMachine(u.Hostname()):

@@ -57,7 +57,8 @@ func TestPolicies(t *testing.T) {
 			"policies.p.bundle.min_refresh is 25h0m0s; use 1s to 24h0m0s\npolicies.p.bundle.max_refresh is 1s; use 25h0m0s to 24h0m0s\npolicies.p.bundle.timeout is 1ms; use 100ms to 10m0s",
 		},
 		"no URL":    {bundle(func(b *settings.Bundle) { b.URL = "" }), "policies.p.bundle.url is missing; write the bundle's, such as https://bundles.example.com/shop.tar.gz"},
-		"no path":   {bundle(func(b *settings.Bundle) { b.URL = "https://planted/" }), "policies.p.bundle.url is no bundle's; write one such as https://bundles.example.com/shop.tar.gz"},
+		"none":      {bundle(func(b *settings.Bundle) { b.URL = "planted" }), "policies.p.bundle.url is none; write one such as https://bundles.example.com/shop.tar.gz"},
+		"no path":   {bundle(func(b *settings.Bundle) { b.URL = "https://planted/" }), "policies.p.bundle.url names a server and no bundle on it; write one such as https://bundles.example.com/shop.tar.gz"},
 		"user":      {bundle(func(b *settings.Bundle) { b.URL = "https://planted:planted@b/c" }), "policies.p.bundle.url has a user or a password, which would be in logs; remove it"},
 		"plaintext": {bundle(func(b *settings.Bundle) { b.URL = "http://planted/c" }), "policies.p.bundle.url must begin with https://, or others could see your policies; http:// is for this machine alone, such as http://127.0.0.1"},
 	} {

@@ -286,7 +286,7 @@ func (s Sink) validate() []error {
 	switch len(kinds) {
 	case 1:
 	case 0:
-		problems = append(problems, fmt.Errorf("kind is missing; give the sink one of %s", strings.Join(sinkKinds(), ", ")))
+		problems = append(problems, fmt.Errorf("%s is missing; give the sink one of %s", sinkKinds()[0], strings.Join(sinkKinds(), ", ")))
 	default:
 		problems = append(problems, fmt.Errorf("%s stands beside %s; a sink is of one kind, so make two", kinds[0], strings.Join(kinds[1:], ", ")))
 	}

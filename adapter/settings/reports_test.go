@@ -54,7 +54,7 @@ func TestReportsAreValidated(t *testing.T) {
 		},
 		"no kind": {
 			"sinks: {a: {queue: {full: refuse}}}",
-			"reports.sinks.a.kind is missing; give the sink one of stdout, file, otlp, kafka, http, prometheus",
+			"reports.sinks.a.stdout is missing; give the sink one of stdout, file, otlp, kafka, http, prometheus",
 		},
 		"two kinds": {
 			"sinks: {a: {stdout: {}, http: {url: x}, file: {path: /a}}}",

@@ -202,7 +202,7 @@ func Parse(document []byte) (Settings, error) {
 
 // What the library says of a key that Go's types do not have, and of a value of another type.
 var (
-	unknownKey = regexp.MustCompile(`field (\S+) not found in type \S+`)
+	unknownKey = regexp.MustCompile(`^line ([0-9]+): field (.+) not found in type \S+$`)
 	mismatch   = regexp.MustCompile("^line ([0-9]+): cannot unmarshal (!!\\S+)(?: `(.*)`)? into (\\S+)$")
 )
 
@@ -210,6 +210,9 @@ var (
 func readable(err error, document []byte) error {
 	var wrong *yaml.TypeError
 	if !errors.As(err, &wrong) {
+		if strings.HasSuffix(err.Error(), "found character that cannot start any token") {
+			return fmt.Errorf("%w; indent with spaces instead of tabs, and quote texts that begin with @, ` or %%", err)
+		}
 		return err
 	}
 	var root yaml.Node
@@ -217,9 +220,20 @@ func readable(err error, document []byte) error {
 		return err
 	}
 	values := placed(&root, "")
+	unknown := values
 	var problems []error
 	for _, text := range wrong.Errors {
-		text = unknownKey.ReplaceAllString(text, "$1 is no setting here; docs/settings.md lists them")
+		if m := unknownKey.FindStringSubmatch(text); m != nil {
+			key := m[2]
+			named := func(v placedValue) bool { return strconv.Itoa(v.line) == m[1] && v.name == m[2] }
+			if at := slices.IndexFunc(unknown, named); at >= 0 {
+				key = unknown[at].key
+				for unknown = unknown[at+1:]; len(unknown) > 0 && strings.HasPrefix(unknown[0].key, key+"."); {
+					unknown = unknown[1:] // what is in an unknown section was not looked at
+				}
+			}
+			text = fmt.Sprintf("line %s: %s is no setting; docs/settings.md lists them", m[1], key)
+		}
 		if m := mismatch.FindStringSubmatch(text); m != nil {
 			fits := func(v placedValue) bool {
 				return strconv.Itoa(v.node.Line) == m[1] && v.node.ShortTag() == m[2] && strings.HasPrefix(v.node.Value, strings.TrimSuffix(m[3], "..."))
@@ -242,6 +256,9 @@ func readable(err error, document []byte) error {
 type placedValue struct {
 	key  string
 	node *yaml.Node
+	// name is the last part of key, and line where it stands; empty for what has no key of its own.
+	name string
+	line int
 }
 
 // placed returns all values at and below a node, in the order of the document.
@@ -249,13 +266,16 @@ func placed(node *yaml.Node, key string) []placedValue {
 	if node.Kind == yaml.DocumentNode {
 		return placed(node.Content[0], "the document")
 	}
-	all := []placedValue{{key, node}}
+	all := []placedValue{{key: key, node: node}}
 	for i, child := range node.Content {
 		switch {
 		case node.Kind == yaml.SequenceNode:
 			all = append(all, placed(child, fmt.Sprintf("%s[%d]", key, i))...)
 		case i%2 == 1:
-			all = append(all, placed(child, strings.TrimPrefix(key+"."+node.Content[i-1].Value, "the document."))...)
+			name := node.Content[i-1]
+			below := placed(child, strings.TrimPrefix(key+"."+name.Value, "the document."))
+			below[0].name, below[0].line = name.Value, name.Line
+			all = append(all, below...)
 		}
 	}
 	return all
@@ -327,7 +347,7 @@ func suspicious(node *yaml.Node, path string) []error {
 		case "!!null":
 			problems = append(problems, fmt.Errorf(`line %d: %s has no value; write one, "" for an empty one, or remove the key`, value.Line, key))
 		case "!!float":
-			problems = append(problems, fmt.Errorf("line %d: %s is %s; write a whole number, or quotes around a text", value.Line, key, value.Value))
+			problems = append(problems, fmt.Errorf("line %d: %s is %s; write a whole number, or %q with the quotes if a text is wanted", value.Line, key, value.Value, value.Value))
 		default:
 			if zero, ok := writtenZero(value); ok && zeroIsUnset.MatchString(key) {
 				problems = append(problems, fmt.Errorf("line %d: %s is %s; remove the key for the default, or see docs/settings.md for what it may be", value.Line, key, zero))

@@ -319,13 +319,17 @@ func TestDefaults(t *testing.T) {
 func TestParseIsStrict(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ document, problem string }{
-		"unknown keys":                    {"lisen: x\nfoo: 1", "line 1: lisen is no setting here; docs/settings.md lists them\nline 2: foo is no setting here; docs/settings.md lists them"},
-		"unknown key in a section":        {"limits:\n  handlers:\n    entry: 1", "line 3: entry is no setting here; docs/settings.md lists them"},
-		"key in the wrong section":        {"message_bytes: 1", "line 1: message_bytes is no setting here; docs/settings.md lists them"},
-		"key in camel case":               {"evaluationTimeout: 1s", "line 1: evaluationTimeout is no setting here; docs/settings.md lists them"},
+		"unknown keys":                    {"lisen: x\nfoo: 1", "line 1: lisen is no setting; docs/settings.md lists them\nline 2: foo is no setting; docs/settings.md lists them"},
+		"unknown key in a section":        {"limits:\n  handlers:\n    entry: 1", "line 3: limits.handlers.entry is no setting; docs/settings.md lists them"},
+		"unknown keys of a line":          {"{log: {lvl: debug, lvel: {level: x}}, level: 1}", "line 1: log.lvl is no setting; docs/settings.md lists them\nline 1: log.lvel is no setting; docs/settings.md lists them\nline 1: level is no setting; docs/settings.md lists them"},
+		"unknown key of a name":           {"reports:\n  sinks:\n    a:\n      fil:\n        path: /x", "line 4: reports.sinks.a.fil is no setting; docs/settings.md lists them"},
+		"unknown key and a wrong value":   {"log: {lvl: 1, level: [], format: {x: 1}}", "line 1: log.lvl is no setting; docs/settings.md lists them\nline 1: log.level is a list; write a text\nline 1: log.format is a section; write a text"},
+		"a tab":                           {"log:\n\tlevel: debug", "yaml: line 2: found character that cannot start any token; indent with spaces instead of tabs, and quote texts that begin with @, ` or %"},
+		"key in the wrong section":        {"message_bytes: 1", "line 1: message_bytes is no setting; docs/settings.md lists them"},
+		"key in camel case":               {"evaluationTimeout: 1s", "line 1: evaluationTimeout is no setting; docs/settings.md lists them"},
 		"two documents":                   {"listen: a\n---\nadmin: b", "has more than one document; keep one"},
 		"a second, empty document":        {"listen: a\n---\n", "has more than one document; keep one"},
-		"a second, broken document":       {"listen: a\n---\n\t{", "yaml: line 3: found character that cannot start any token"},
+		"a second, broken document":       {"listen: a\n---\n\t{", "yaml: line 3: found character that cannot start any token; indent with spaces instead of tabs, and quote texts that begin with @, ` or %"},
 		"the same key twice":              {"listen: a\nlisten: b", `line 2: mapping key "listen" already defined at line 1`},
 		"text for a number":               {"limits:\n  concurrent_checks: many", `line 2: limits.concurrent_checks is "many"; write a whole number`},
 		"text for a bool":                 {"\nallow_plaintext: \"true\"", `line 2: allow_plaintext is "true"; write true or false`},
@@ -341,7 +345,8 @@ func TestParseIsStrict(t *testing.T) {
 		"a key without a value":           {"log: {level: debug}\nadmin:\n", `line 2: admin has no value; write one, "" for an empty one, or remove the key`},
 		"a section without a value":       {"limits:\n  handlers:\n", `line 2: limits.handlers has no value; write one, "" for an empty one, or remove the key`},
 		"null":                            {"secrets: {files: {a: ~, b: null}}", "line 1: secrets.files.a has no value; write one, \"\" for an empty one, or remove the key\nline 1: secrets.files.b has no value; write one, \"\" for an empty one, or remove the key"},
-		"a fraction, which would be cut":  {"limits:\n  concurrent_checks: 1.9", "line 2: limits.concurrent_checks is 1.9; write a whole number, or quotes around a text"},
+		"a fraction, which would be cut":  {"limits:\n  concurrent_checks: 1.9", "line 2: limits.concurrent_checks is 1.9; write a whole number, or \"1.9\" with the quotes if a text is wanted"},
+		"a text that looks like one":      {"tls: {min_version: 1.2}", `line 1: tls.min_version is 1.2; write a whole number, or "1.2" with the quotes if a text is wanted`},
 		"an alias that contains itself":   {"secrets: &a {files: *a}", "yaml: anchor 'a' value contains itself"},
 		"a key that is no text":           {"[a]: b", "line 1: cannot unmarshal !!seq into string"},
 		"a reference to nothing":          {"listen: *a", "yaml: unknown anchor 'a' referenced"},
@@ -374,7 +379,7 @@ func TestRead(t *testing.T) {
 
 	require.NoError(t, os.WriteFile(file, []byte("admim: localhost:1\n"), 0o600))
 	_, err = settings.Read(file)
-	assert.EqualError(t, err, "settings: "+file+": line 1: admim is no setting here; docs/settings.md lists them")
+	assert.EqualError(t, err, "settings: "+file+": line 1: admim is no setting; docs/settings.md lists them")
 }
 
 // keySet changes a duration of a key set that is otherwise valid.

@@ -200,7 +200,7 @@ func (c Caller) validate() []error {
 	}
 	switch {
 	case len(kinds) == 0:
-		return []error{errors.New("kind is missing; give the caller one of bearer, authorization, header, jwt")}
+		return []error{errors.New("bearer is missing; give the caller one of bearer, authorization, header, jwt")}
 	case len(kinds) > 1:
 		return []error{fmt.Errorf("%s stands beside %s; a caller has one credential, so make two", kinds[0], strings.Join(kinds[1:], ", "))}
 	case c.Header != nil:

@@ -71,7 +71,7 @@ func TestCallerProblems(t *testing.T) {
 		"authorization":  {settings.Caller{Authorization: "s"}, ""},
 		"header":         {header("x-api-key"), ""},
 		"jwt":            {jwt(func(*settings.JWT) {}), ""},
-		"nothing":        {settings.Caller{}, "callers.c.kind is missing; give the caller one of bearer, authorization, header, jwt"},
+		"nothing":        {settings.Caller{}, "callers.c.bearer is missing; give the caller one of bearer, authorization, header, jwt"},
 		"two":            {settings.Caller{Bearer: "s", Header: &settings.HeaderCredential{}}, "callers.c.bearer stands beside header; a caller has one credential, so make two"},
 		"unknown secret": {settings.Caller{Bearer: "x"}, `callers.c.bearer is "x", which secrets.files does not have; add it, or set secrets.directory`},
 

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -63,7 +64,9 @@ func (f *followed[T]) look() (changed bool, err error) {
 	var value T
 	var expires time.Time
 	if err == nil {
-		value, expires, err = f.parse(contents)
+		if value, expires, err = f.parse(contents); err != nil {
+			err = fmt.Errorf("%s: %w", strings.Join(f.paths, ", "), err)
+		}
 	}
 	f.err = err
 	if err != nil {

@@ -25,8 +25,12 @@ import (
 func Listen(ctx context.Context, name, address string, allowPlaintext bool, logger *slog.Logger) (net.Listener, error) {
 	if !Loopback(address) {
 		if !allowPlaintext {
-			return nil, fmt.Errorf("%s: %s is reachable from other machines, and calls would cross the network in the clear; "+
-				"listen on 127.0.0.1, or consent with --allow-plaintext (settings: allow_plaintext: true)", name, address)
+			remedy := "listen on 127.0.0.1"
+			if name == "listen" { // the admin listener has no TLS
+				remedy = "set tls.cert and tls.key, listen on 127.0.0.1"
+			}
+			return nil, fmt.Errorf("%s: %s is reachable from other machines, and what is said there would cross the network in the clear; "+
+				"%s, or consent with --allow-plaintext (settings: allow_plaintext: true)", name, address, remedy)
 		}
 		logger.Warn("listening without encryption where other machines can connect", "listener", name, "address", address)
 	}
@@ -46,6 +50,9 @@ func listen(ctx context.Context, name, address string) (net.Listener, error) {
 	}
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("%s: %s is taken by another process, or by the other listener; end that, or choose another port: %w", name, address, err)
+	}
+	if errors.Is(err, syscall.EADDRNOTAVAIL) {
+		return nil, fmt.Errorf("%s: %s is no address of this machine; use one of its own, or 0.0.0.0 for all of them: %w", name, address, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
@@ -78,6 +85,9 @@ type socket struct {
 func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 	if err := notInUse(ctx, path); err != nil {
 		return nil, err
+	}
+	if _, err := os.Stat(filepath.Dir(path)); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("the directory %s does not exist; make it, or choose another path", filepath.Dir(path))
 	}
 	directory, err := os.MkdirTemp(filepath.Dir(path), ".tollgate-")
 	if err != nil {

@@ -37,7 +37,7 @@ func TestTLSNeedsNoConsent(t *testing.T) {
 	plain, err := New(t.Context(), s, nil, nil, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	_, err = plain.Listen(t.Context())
-	require.ErrorContains(t, err, "calls would cross the network in the clear")
+	require.ErrorContains(t, err, "what is said there would cross the network in the clear")
 }
 
 // short returns a directory whose paths are short enough for sockets.
@@ -108,7 +108,7 @@ func TestSocket(t *testing.T) {
 		require.EqualError(t, err, "listen: "+path+" exists and is no socket; remove it or choose another path")
 	}
 	_, err = Listen(t.Context(), "listen", "unix://"+directory+"/away/s", false, slog.New(slog.DiscardHandler))
-	require.ErrorContains(t, err, "no such file or directory")
+	require.EqualError(t, err, "listen: the directory "+directory+"/away does not exist; make it, or choose another path")
 }
 
 func TestCallsOverASocket(t *testing.T) {

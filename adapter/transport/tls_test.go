@@ -418,9 +418,9 @@ func TestStartNeedsGoodFiles(t *testing.T) {
 		"no certificate": {func(s *settings.TLS) { s.Cert = p.path("away") }, "tls.cert: the file " + p.path("away") + " does not exist"},
 		"no key":         {func(s *settings.TLS) { s.Key = p.path("away") }, "tls.cert: the file " + p.path("away") + " does not exist"},
 		"a directory":    {func(s *settings.TLS) { s.Key = p.directory }, "tls.cert: " + p.directory + " is no regular file"},
-		"not the key":    {func(s *settings.TLS) { s.Key = p.path("expired.key") }, "tls.cert: certificate and key: tls: private key does not match public key"},
-		"expired":        {func(s *settings.TLS) { s.Cert, s.Key = p.path("expired.crt"), p.path("expired.key") }, "tls.cert: the certificate or one of its chain expired on "},
-		"no authorities": {func(s *settings.TLS) { s.ClientCA = p.path("text") }, "tls.client_ca: holds no certificate in PEM"},
+		"not the key":    {func(s *settings.TLS) { s.Key = p.path("expired.key") }, "tls.cert: " + p.path("tls.crt") + ", " + p.path("expired.key") + ": certificate and key: tls: private key does not match public key"},
+		"expired":        {func(s *settings.TLS) { s.Cert, s.Key = p.path("expired.crt"), p.path("expired.key") }, p.path("expired.key") + ": the certificate or one of its chain expired on "},
+		"no authorities": {func(s *settings.TLS) { s.ClientCA = p.path("text") }, "tls.client_ca: " + p.path("text") + ": holds no certificate in PEM"},
 	} {
 		s := settings.Default()
 		s.TLS = p.settings()

@@ -87,8 +87,8 @@ func TestListenWantsConsent(t *testing.T) {
 		}
 		written := &buffer{}
 		_, err := Listen(t.Context(), "listen", address, false, slog.New(slog.NewTextHandler(written, nil)))
-		require.EqualError(t, err, "listen: "+address+" is reachable from other machines, and calls would cross the network in the clear; "+
-			"listen on 127.0.0.1, or consent with --allow-plaintext (settings: allow_plaintext: true)")
+		require.EqualError(t, err, "listen: "+address+" is reachable from other machines, and what is said there would cross the network in the clear; "+
+			"set tls.cert and tls.key, listen on 127.0.0.1, or consent with --allow-plaintext (settings: allow_plaintext: true)")
 		assert.Empty(t, written.String())
 	}
 }
@@ -123,10 +123,11 @@ func TestListenErrorsNameTheListener(t *testing.T) {
 	defer taken.Close()
 	_, err = Listen(t.Context(), "admin", taken.Addr().String(), false, slog.New(slog.DiscardHandler))
 	require.ErrorContains(t, err, "admin: "+taken.Addr().String())
-	_, err = Listen(t.Context(), "listen", "127.0.0.1:99999", false, slog.New(slog.DiscardHandler))
-	require.ErrorContains(t, err, "listen: ")
-	_, err = Listen(t.Context(), "listen", "nonsense", true, slog.New(slog.DiscardHandler))
-	require.ErrorContains(t, err, "listen: ")
+	_, err = Listen(t.Context(), "admin", "0.0.0.0:0", false, slog.New(slog.DiscardHandler))
+	require.ErrorContains(t, err, "in the clear; listen on 127.0.0.1, or consent", "it has no TLS")
+	// An address that is for documentation is nobody's.
+	_, err = Listen(t.Context(), "listen", "192.0.2.1:0", true, slog.New(slog.DiscardHandler))
+	require.ErrorContains(t, err, "listen: 192.0.2.1:0 is no address of this machine; use one of its own, or 0.0.0.0 for all of them: ")
 }
 
 // fragile is a service whose methods do as they are told by the name they are asked for.

@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/tollgate-mesh/tollgate/adapter/transport/testca"
 )
@@ -42,13 +42,16 @@ func certsCommand() *cobra.Command {
 		Example: "  tollgate certs --out certs\n" +
 			"  tollgate certs --out certs --server-name tollgate.istio-system.svc --valid-for 24h\n" +
 			"  tollgate certs --out certs --rotate",
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(command *cobra.Command, _ []string) error {
 			if validFor <= 0 {
 				return fmt.Errorf("certs: --valid-for is %s; use more than 0s", validFor)
 			}
-			if spiffe, err := url.Parse(id); err != nil || spiffe.Scheme != "spiffe" || spiffe.Host == "" {
-				return fmt.Errorf("certs: --spiffe-id is %q; write Mixer's, such as %s", id, mixerID)
+			if directory == "" {
+				return errors.New(`certs: --out is ""; name a directory, which is made if it is not there`)
+			}
+			if _, err := spiffeid.FromString(id); err != nil {
+				return fmt.Errorf("certs: --spiffe-id is %q; write Mixer's, such as %s: %w", id, mixerID, err)
 			}
 			for _, name := range names {
 				if !serverName.MatchString(name) && net.ParseIP(name) == nil {

@@ -31,10 +31,15 @@ func healthcheckCommand() *cobra.Command {
 		Use:   "healthcheck",
 		Short: "Ask a running adapter whether it serves; for exec probes in an image without a shell",
 		Long:  "Ask a running adapter, by gRPC's health protocol, whether it serves. Ends with 0 if it does and with 1 if not.",
-		Args:  cobra.NoArgs,
+		Args:  noArguments,
 		RunE: func(command *cobra.Command, _ []string) error {
 			if timeout <= 0 {
 				return fmt.Errorf("healthcheck: --timeout is %s; use more than 0s", timeout)
+			}
+			asked := settings.Default()
+			asked.Listen = address
+			if err := asked.Validate(); err != nil {
+				return fmt.Errorf("healthcheck: --address: %w", err)
 			}
 			ctx, cancel := context.WithTimeout(command.Context(), timeout)
 			defer cancel()
@@ -56,7 +61,7 @@ func healthcheckCommand() *cobra.Command {
 				return fmt.Errorf("healthcheck: %s has no service %q; leave --service out to ask about the whole adapter", address, service)
 			}
 			if err != nil {
-				return fmt.Errorf("healthcheck: %s does not answer; check the address and that `tollgate serve` runs: %w", address, err)
+				return fmt.Errorf("healthcheck: %s does not answer; check the address, the --tls flags, and that `tollgate serve` runs: %w", address, err)
 			}
 			if reply.GetStatus() != healthpb.HealthCheckResponse_SERVING {
 				return fmt.Errorf("healthcheck: %s is %s", address, reply.GetStatus())
@@ -72,7 +77,6 @@ func healthcheckCommand() *cobra.Command {
 	f.StringVar(&secure.ca, "tls-ca", "", "ask over TLS, and believe the authorities in this PEM file")
 	f.StringVar(&secure.serverName, "tls-server-name", "", "name that the certificate has to have, if not the address")
 	f.BoolVar(&secure.unverified, "tls-unverified", false, "ask over TLS, and believe any certificate: for a probe in the same pod")
-	command.MarkFlagsMutuallyExclusive("tls-ca", "tls-unverified")
 	return command
 }
 
@@ -85,6 +89,8 @@ type probeTLS struct {
 func (p probeTLS) credentials() (credentials.TransportCredentials, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: p.serverName}
 	switch {
+	case p.unverified && p.ca != "":
+		return nil, errors.New("--tls-ca and --tls-unverified exclude each other; leave one out")
 	case p.unverified:
 		config.InsecureSkipVerify = true // the flag says so, and all that is asked is a status
 	case p.ca != "":

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -35,6 +36,9 @@ func rootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	root.SetFlagErrorFunc(func(command *cobra.Command, err error) error {
+		return fmt.Errorf("%w; `%s --help` lists the flags", err, command.CommandPath())
+	})
 	root.AddCommand(serveCommand(), healthcheckCommand(), operatorconfigCommand(), certsCommand(), spoolCommand(), policyCommand(), versionCommand())
 	return root
 }
@@ -50,4 +54,24 @@ func paths(most int) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// noArguments refuses arguments of a command that has flags alone.
+func noArguments(command *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%q is one argument too many; `%s --help` lists the flags, and there is nothing else", args[0], command.CommandPath())
+	}
+	return nil
+}
+
+// oneOfItsCommands refuses arguments of a command that only holds others.
+func oneOfItsCommands(command *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	var names []string
+	for _, below := range command.Commands() {
+		names = append(names, below.Name())
+	}
+	return fmt.Errorf("%q is no command of %s; use one of %s", args[0], command.CommandPath(), strings.Join(names, ", "))
 }

@@ -195,7 +195,7 @@ func TestServe(t *testing.T) {
 
 	stdout, stderr, code = run(t, "healthcheck", "--address", p.address)
 	assert.Empty(t, stdout)
-	assert.Contains(t, stderr, "tollgate: healthcheck: "+p.address+" does not answer; check the address and that `tollgate serve` runs: ")
+	assert.Contains(t, stderr, "tollgate: healthcheck: "+p.address+" does not answer; check the address, the --tls flags, and that `tollgate serve` runs: ")
 	assert.Equal(t, 1, code)
 }
 
@@ -248,8 +248,8 @@ func TestPlaintextBeyondThisMachine(t *testing.T) {
 			t.Parallel()
 			stdout, stderr, code := run(t, append([]string{"serve"}, args...)...)
 			assert.Empty(t, stdout)
-			assert.Contains(t, stderr, "is reachable from other machines, and calls would cross the network in the clear; "+
-				"listen on 127.0.0.1, or consent with --allow-plaintext (settings: allow_plaintext: true)\n")
+			assert.Contains(t, stderr, "is reachable from other machines, and what is said there would cross the network in the clear; ")
+			assert.Contains(t, stderr, "listen on 127.0.0.1, or consent with --allow-plaintext (settings: allow_plaintext: true)\n")
 			assert.Equal(t, 1, code)
 		})
 	}
@@ -282,16 +282,19 @@ func TestErrors(t *testing.T) {
 		want string // a pattern
 	}{
 		"unknown command":        {[]string{"server"}, `^unknown command "server" for "tollgate"`},
-		"unknown flag":           {[]string{"serve", "--port", "1"}, `^unknown flag: --port$`},
-		"unknown flag, at all":   {[]string{"--port"}, `^unknown flag: --port$`},
-		"flag without a value":   {[]string{"serve", "--listen"}, `^flag needs an argument: --listen$`},
+		"unknown flag":           {[]string{"serve", "--port", "1"}, "^unknown flag: --port; `tollgate serve --help` lists the flags$"},
+		"unknown flag, at all":   {[]string{"--port"}, "^unknown flag: --port; `tollgate --help` lists the flags$"},
+		"flag without a value":   {[]string{"serve", "--listen"}, "^flag needs an argument: --listen; `tollgate serve --help` lists the flags$"},
 		"wrong flag value":       {[]string{"healthcheck", "--timeout", "soon"}, `^invalid argument "soon" for "--timeout" flag`},
-		"argument, serve":        {append(serve, "now"), `^unknown command "now" for "tollgate serve"$`},
-		"argument, healthcheck":  {[]string{"healthcheck", "now"}, `^unknown command "now" for "tollgate healthcheck"$`},
-		"argument, config":       {[]string{"operatorconfig", "now"}, `^unknown command "now" for "tollgate operatorconfig"$`},
-		"argument, version":      {[]string{"version", "now"}, `^unknown command "now" for "tollgate version"$`},
+		"argument, serve":        {append(serve, "now"), "^\"now\" is one argument too many; `tollgate serve --help` lists the flags, and there is nothing else$"},
+		"argument, healthcheck":  {[]string{"healthcheck", "now"}, `^"now" is one argument too many; `},
+		"argument, config":       {[]string{"operatorconfig", "now"}, `^"now" is one argument too many; `},
+		"argument, version":      {[]string{"version", "now"}, `^"now" is one argument too many; `},
+		"argument, certs":        {[]string{"certs", "now"}, `^"now" is one argument too many; `},
+		"argument, policy":       {[]string{"policy", "now"}, `^"now" is no command of tollgate policy; use one of check, inspect, test$`},
+		"argument, spool":        {[]string{"spool", "now"}, `^"now" is no command of tollgate spool; use one of export, inspect, replay, verify$`},
 		"no settings file":       {append(serve, "--settings", away), `^settings: open ` + regexp.QuoteMeta(away) + `: no such file or directory$`},
-		"wrong settings":         {append(serve, "--settings", wrong), `^settings: .*: line 1: lisen is no setting here; docs/settings.md lists them\nline 2: limits.concurrent_checks is "many"; write a whole number$`},
+		"wrong settings":         {append(serve, "--settings", wrong), `^settings: .*: line 1: lisen is no setting; docs/settings.md lists them\nline 2: limits.concurrent_checks is "many"; write a whole number$`},
 		"settings out of bounds": {append(serve, "--settings", outside), `^settings:\nshutdown.drain is 2h0m0s; use 0s to 1h0m0s\nlimits.concurrent_checks is 0; use 1 to 1048576$`},
 		"wrong flags":            {[]string{"serve", "--listen", "x", "--log-level", "loud"}, `^settings:\nlisten is "x"; write host:port, such as 127.0.0.1:44225\nlog.level is "loud"; use debug, info, warn or error$`},
 		"no secrets directory":   {append(serve, "--settings", noSecrets), `^secrets.directory: open ` + regexp.QuoteMeta(away)},
@@ -299,14 +302,20 @@ func TestErrors(t *testing.T) {
 		"port taken, admin":      {append(serve, "--admin", taken.Addr().String()), `^admin: ` + taken.Addr().String() + ` is taken by another process, or by the other listener; end that, or choose another port: `},
 		"no time":                {[]string{"healthcheck", "--timeout", "0s"}, `^healthcheck: --timeout is 0s; use more than 0s$`},
 		"certs, no SPIFFE id":    {[]string{"certs", "--out", away, "--spiffe-id", "mixer"}, `^certs: --spiffe-id is "mixer"; write Mixer's, such as spiffe://`},
+		"certs, more than an id": {[]string{"certs", "--out", away, "--spiffe-id", "spiffe://a/b?c"}, `^certs: --spiffe-id is "spiffe://a/b\?c"; write Mixer's, such as spiffe://`},
+		"certs, nowhere":         {[]string{"certs", "--out", ""}, `^certs: --out is ""; name a directory`},
 		"certs, no name":         {[]string{"certs", "--out", away, "--server-name", "a b"}, `^certs: --server-name has "a b"; write DNS names and addresses`},
 		"policy check, host":     {[]string{"policy", "check", "--check-method", "data.p.allow", "--allow-hosts", "http://x", away}, `^--allow-hosts: rego.allow_hosts has "http://x"; write a name`},
 		"policy check, bytes":    {[]string{"policy", "check", "--check-method", "data.p.allow", "--max-bytes", "0", away}, `^--max-bytes is 0; use at least 1$`},
 		"policy check, path":     {[]string{"policy", "check", "--check-method", "data.p.allow"}, `^a path is missing; write tollgate policy check DIR \| FILE... `},
+		"policy check, bundle":   {[]string{"policy", "check", "--check-method", "data.p.allow", away + ".tar.gz"}, `away.tar.gz is a bundle; unpack it and name the directory`},
 		"policy test, pattern":   {[]string{"policy", "test", "--run", "(", away}, `^--run is no regular expression: `},
 		"policy test, threshold": {[]string{"policy", "test", "--threshold", "200", away}, `^--threshold is 200; use 0 to 100 percent$`},
 		"policy test, time":      {[]string{"policy", "test", "--timeout", "0s", away}, `^--timeout is 0s; use more than 0s$`},
-		"nobody there":           {[]string{"healthcheck", "--address", "127.0.0.1:1"}, `^healthcheck: 127.0.0.1:1 does not answer; check the address and that .tollgate serve. runs: .*connection refused`},
+		"no address":             {[]string{"healthcheck", "--address", "http://127.0.0.1:1"}, `^healthcheck: --address: listen is "http://127.0.0.1:1"; write host:port, such as `},
+		"no address at all":      {[]string{"healthcheck", "--address", ""}, `^healthcheck: --address: listen is ""; write host:port, such as `},
+		"two kinds of trust":     {[]string{"healthcheck", "--tls-ca", away, "--tls-unverified"}, `^healthcheck: --tls-ca and --tls-unverified exclude each other; leave one out$`},
+		"nobody there":           {[]string{"healthcheck", "--address", "127.0.0.1:1"}, `^healthcheck: 127.0.0.1:1 does not answer; check the address, the --tls flags, and that .tollgate serve. runs: .*connection refused`},
 		"nobody answers":         {[]string{"healthcheck", "--timeout", "50ms", "--address", taken.Addr().String()}, `^healthcheck: ` + taken.Addr().String() + ` does not answer; .*`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -320,7 +329,7 @@ func TestErrors(t *testing.T) {
 	t.Run("as a process", func(t *testing.T) {
 		t.Parallel()
 		stdout, stderr, code := run(t, "serve", "--port", "1")
-		assert.Equal(t, []any{"", "tollgate: unknown flag: --port\n", 1}, []any{stdout, stderr, code})
+		assert.Equal(t, []any{"", "tollgate: unknown flag: --port; `tollgate serve --help` lists the flags\n", 1}, []any{stdout, stderr, code})
 	})
 }
 

@@ -13,7 +13,7 @@ func operatorconfigCommand() *cobra.Command {
 		Use:     "operatorconfig",
 		Short:   "Print the template and adapter resources that Mixer needs to know this version",
 		Example: "  tollgate operatorconfig | kubectl apply -f -",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE: func(command *cobra.Command, _ []string) error {
 			_, err := fmt.Fprint(command.OutOrStdout(), operatorconfig.Bundle())
 			return err

@@ -58,6 +58,9 @@ func policyCheckCommand() *cobra.Command {
 				kind.Sources, handler.Rego.Source = store, "policy"
 			} else {
 				for _, file := range args {
+					if strings.HasSuffix(file, ".tar.gz") {
+						return fmt.Errorf("%s is a bundle; unpack it and name the directory, or run `tollgate policy test` on it", file)
+					}
 					content, err := os.ReadFile(file)
 					if err != nil {
 						return fmt.Errorf("%w; name files with Rego, or one directory alone", err)

@@ -61,7 +61,7 @@ func inspectPolicy(paths []string, method string, v0 bool, allowHosts []string) 
 	tests := func(_ string, info fs.FileInfo, _ int) bool { return strings.HasSuffix(info.Name(), "_test.rego") }
 	loaded, err := loader.NewFileLoader().WithRegoVersion(language(v0)).Filtered(paths, tests)
 	if err != nil {
-		return nil, err
+		return nil, brief(err)
 	}
 	if len(loaded.Modules) == 0 {
 		return nil, fmt.Errorf("%s: there is no policy; name files that end in .rego, or directories with such files", strings.Join(paths, ", "))

@@ -92,10 +92,13 @@ func TestPolicyInspectRefuses(t *testing.T) {
 	require.NoError(t, os.WriteFile(sends, []byte("package p\nallow if http.send({\"method\": \"get\", \"url\": \"https://authz\"}).status_code == 200\n"), 0o600))
 	deep := filepath.Join(t.TempDir(), "deep.rego")
 	require.NoError(t, os.WriteFile(deep, []byte("package p\nallow := "+strings.Repeat("[1 | ", 10)+"true"+strings.Repeat("]", 10)), 0o600))
+	long := filepath.Join(t.TempDir(), "long.rego")
+	require.NoError(t, os.WriteFile(long, []byte("package p\n"+strings.Repeat("]", 1<<20)), 0o600))
 	for name, test := range map[string]struct {
 		arguments []string
 		want      string
 	}{
+		"a long line": {[]string{"--check-method", "data.p.allow", long}, "]…\n"},
 		"network":     {[]string{"--check-method", "data.p.allow", sends}, "undefined function http.send"},
 		"too deep":    {[]string{"--check-method", "data.p.allow", deep}, "more than 8 deep"},
 		"no decision": {[]string{file}, `required flag(s) "check-method" not set`},
@@ -108,6 +111,7 @@ func TestPolicyInspectRefuses(t *testing.T) {
 		_, err := execute(t, append([]string{"policy", "inspect"}, test.arguments...)...)
 		require.ErrorContains(t, err, test.want, name)
 		assert.NotContains(t, err.Error(), "hunter2")
+		assert.Less(t, len(err.Error()), 2000, name)
 	}
 }
 

@@ -95,7 +95,7 @@ func (t *testRun) do(ctx context.Context, out io.Writer, paths []string) error {
 	options := ast.ParserOptions{RegoVersion: language(t.v0), Capabilities: capabilities, ProcessAnnotation: true}
 	modules, bundles, store, err := t.load(paths, options)
 	if err != nil {
-		return err
+		return brief(err)
 	}
 	txn, err := store.NewTransaction(ctx, storage.WriteParams)
 	if err != nil {

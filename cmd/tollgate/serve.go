@@ -24,7 +24,7 @@ func serveCommand() *cobra.Command {
 		Example: "  tollgate serve\n" +
 			"  tollgate serve --settings /etc/tollgate/settings.yaml\n" +
 			"  tollgate serve --listen 0.0.0.0:44225 --allow-plaintext",
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(command *cobra.Command, _ []string) error {
 			s := settings.Default()
 			if file != "" {

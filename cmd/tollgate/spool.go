@@ -27,7 +27,7 @@ func spoolCommand() *cobra.Command {
 		Long: "Look at reports that wait on a disk, and deliver them again.\n" +
 			"DIR is the directory of reports, one sink's queue in it, its dead-letters directory or one file of that.\n" +
 			"All but replay change nothing and may run beside an adapter. See docs/spool.md.",
-		Args: cobra.NoArgs,
+		Args: oneOfItsCommands,
 		RunE: func(command *cobra.Command, _ []string) error { return command.Help() },
 	}
 	command.AddCommand(spoolInspectCommand(), spoolVerifyCommand(), spoolExportCommand(), spoolReplayCommand())

@@ -203,7 +203,7 @@ func TestSpoolErrors(t *testing.T) {
 		args []string
 		want string // a pattern
 	}{
-		"no such command":        {[]string{"look"}, `^unknown command "look" for "tollgate spool"`},
+		"no such command":        {[]string{"look"}, `^"look" is no command of tollgate spool; use one of export, inspect, replay, verify$`},
 		"no directory":           {[]string{"inspect"}, `^a path is missing; write tollgate spool inspect DIR \[flags\]$`},
 		"two directories":        {[]string{"verify", empty, "more"}, `^"more" is one path too many; write tollgate spool verify DIR \[flags\]$`},
 		"missing, inspect":       {[]string{"inspect", empty + "/none"}, `^spool inspect: stat .*none: no such file or directory$`},

@@ -25,7 +25,7 @@ func versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version, and those of Go, gRPC and Open Policy Agent in it",
-		Args:  cobra.NoArgs,
+		Args:  noArguments,
 		RunE: func(command *cobra.Command, _ []string) error {
 			out := command.OutOrStdout()
 			if _, err := fmt.Fprintf(out, "tollgate %s\n", versionText()); err != nil {

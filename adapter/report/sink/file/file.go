@@ -3,6 +3,8 @@ package file
 
 import (
 	"context"
+	"fmt"
+	"os"
 
 	"github.com/tollgate-mesh/tollgate/adapter/report/record"
 	"github.com/tollgate-mesh/tollgate/adapter/report/sink/jsonlines"
@@ -14,6 +16,9 @@ type Sink struct{ file *jsonlines.File }
 
 // New returns the sink of the file at path, which is opened when it is needed.
 func New(path string, rotation jsonlines.Rotation) (*Sink, error) {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return nil, fmt.Errorf("path is %q, which is a directory; name a file", path)
+	}
 	file, err := jsonlines.NewFile(path, rotation)
 	if err != nil {
 		return nil, err
