@@ -13,8 +13,8 @@ import (
 
 // Disk is a queue in a directory of its own. See the package comment.
 //
-// After a crash frames come again that were done: those done within the last CursorEvery, and those behind a frame that was
-// not, as far as their segments still exist. Each comes again at most once a crash.
+// Frames come again that were done: after a crash those done within the last CursorEvery, and after any end those behind a frame that
+// was not, as far as their segments still exist. Each comes again at most once an end.
 type Disk struct {
 	ledger
 	dir string

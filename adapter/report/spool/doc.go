@@ -70,8 +70,8 @@
 // Opening again during all this is safe at any point: every step of recovery can be repeated.
 //
 // Frames come again that were done or dropped within the last CursorEvery, and those that were done behind one that was not, as far as
-// their segments are there. That is the bound on duplicates: CursorEvery of deliveries, and for every straggler what fits into
-// its segment; each once a crash. They carry the same sequence, and Recovered tells that they may be duplicates.
+// their segments are there; the latter after an orderly end too. That is the bound on duplicates: CursorEvery of deliveries, and for
+// every straggler what fits into its segment; each once an end. They carry the same sequence, and Recovered tells that they may be duplicates.
 //
 // The state file is lost or damaged in both slots. The segments' headers know the id; all frames come again. Where no header is
 // readable either, Open fails and changes nothing.
