@@ -80,9 +80,11 @@ func (a *Adapter) sources() []source {
 			_, err := file.Users()
 			return err
 		}, nil, nil},
-		{"policy source", "policies", a.policyStats, a.policies.Problem,
+		{
+			"policy source", "policies", a.policyStats, a.policies.Problem,
 			func(name string) time.Duration { return a.settings.Policies[name].MaxStale },
-			func(name string) string { return a.policies.Stats()[name].Revision }},
+			func(name string) string { return a.policies.Stats()[name].Revision },
+		},
 	}
 }
 
