@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-# Each step uses all cores by itself, and the order of `test` is on purpose.
+# Most steps use all cores by themselves, and the order of `test` is on purpose.
 .NOTPARALLEL:
 MAKEFLAGS += --no-builtin-rules
 
@@ -35,6 +35,8 @@ PROTO_BREAKING = go -C tools/buf tool buf breaking ../../config --against ../../
 MIXERS := 1.7.8 1.6.14 1.5.10
 MIXER_BINARIES := $(foreach version,$(MIXERS),bin/istio-$(version)/mixs)
 LINTER := bin/golangci-lint
+# What the linter and the nested modules' tests compile is compiled as `build` compiles it, so that all share one cache.
+AS_BUILT := CGO_ENABLED=0 GOFLAGS="$${GOFLAGS:-} -trimpath"
 LINTED := . bench test/collector test/collector/sink test/connections test/image test/kafka test/kubernetes test/kubernetes/crds test/mixer test/reports tools/lint tools/proto
 
 .PHONY: help
@@ -64,47 +66,54 @@ image: ## Build the container image
 
 # What fails quickly comes first, what takes minutes last.
 .PHONY: test
-test: generate-check proto-breaking test-unit lint lint-proof test-connections test-reports test-sinks test-mixer test-kubernetes test-image ## Run every check there is
+test: generate-check proto-breaking test-unit lint-proof lint-and-kubernetes test-connections test-reports test-sinks test-mixer test-image ## Run every check there is
 
 .PHONY: test-unit
 test-unit: ## Test the module itself, with the race detector and a real Redis
 	hack/redis.sh
 	hack/test-race.sh ./...
-	CGO_ENABLED=0 go test -trimpath ./adapter/policy/rego # what takes too long with the detector, compiled as `build` compiles it
-	go -C tools/proto test ./...
+	$(AS_BUILT) go test ./adapter/policy/rego # what takes too long with the detector
+	$(AS_BUILT) go -C tools/proto test ./...
 
 .PHONY: test-connections
 test-connections: build ## Test the binary against connections that mean no good
-	TOLLGATE_BIN=$(CURDIR)/bin/tollgate go -C test/connections test -count=1 -timeout=10m ./...
+	TOLLGATE_BIN=$(CURDIR)/bin/tollgate $(AS_BUILT) go -C test/connections test -count=1 -timeout=10m ./...
 
 .PHONY: test-reports
-test-reports: ## Test the binary's reports: kill -9, full disks, dead sinks
-	go -C test/reports test -count=1 -timeout=20m ./...
+test-reports: build ## Test the binary's reports: kill -9, full disks, dead sinks
+	TOLLGATE_BIN=bin/tollgate $(AS_BUILT) go -C test/reports test -count=1 -timeout=20m ./...
 
 .PHONY: test-sinks
 test-sinks: ## Test sinks against a real OpenTelemetry Collector and a fake Kafka broker
-	go -C test/kafka test -count=1 -timeout=10m ./...
-	go -C test/collector/sink test -count=1 -timeout=20m ./...
+	$(AS_BUILT) go -C test/kafka test -count=1 -timeout=10m ./...
+	$(AS_BUILT) go -C test/collector/sink test -count=1 -timeout=20m ./...
 
+# For most of their time the tests of Mixer and of Kubernetes compute nothing: configurations are taken over, sources get old, replicas drain. So more of
+# them run at once than there are cores.
 .PHONY: test-mixer
 test-mixer: build mixer-binaries ## Test against the real Mixer of three Istio releases, and a real Redis
 	hack/redis.sh
-	TOLLGATE_BIN=bin/tollgate go -C test/mixer test -count=1 -timeout=30m ./...
+	TOLLGATE_BIN=bin/tollgate $(AS_BUILT) go -C test/mixer test -count=1 -parallel=6 -timeout=30m ./...
 
-# Most of its time nothing computes: replicas drain, Mixers wait.
 .PHONY: test-kubernetes
 test-kubernetes: build mixer-binaries bin/kubernetes/kube-apiserver bin/kubernetes/crds ## Test what operators deploy, with real API servers, Mixers and promtool
-	TOLLGATE_BIN=bin/tollgate hack/test-kubernetes.sh -count=1 -parallel=5 -timeout=20m ./...
+	TOLLGATE_BIN=bin/tollgate $(AS_BUILT) hack/test-kubernetes.sh -count=1 -parallel=5 -timeout=20m ./...
 
-# The linter's packages are compiled as `build` compiles them, so that the two
-# share a cache.
+# The linter takes what the others leave. Both say their own, and both are heard to the end.
+.PHONY: lint-and-kubernetes
+lint-and-kubernetes: $(LINTER)
+	@nice -n 19 $(MAKE) --no-print-directory lint & lint=$$!; trap 'kill $$lint; exit 1' INT TERM; failed=; \
+	$(MAKE) --no-print-directory test-kubernetes || failed=1; \
+	wait $$lint || failed=1; \
+	test -z "$$failed"
+
 .PHONY: test-image
 test-image: ## Build the image twice without a container engine, and run it under runc as users without rights
-	hack/test-image.sh -count=1 -timeout=15m ./...
+	$(AS_BUILT) hack/test-image.sh -count=1 -timeout=15m ./...
 
 .PHONY: lint
 lint: $(LINTER) ## Lint the module and the nested ones
-	@export CGO_ENABLED=0 GOFLAGS="$${GOFLAGS:-} -trimpath"; failed=; \
+	@export $(AS_BUILT); failed=; \
 	for module in $(LINTED); do \
 	  echo "golangci-lint run ($$module)"; \
 	  (cd "$$module" && '$(CURDIR)/$(LINTER)' run --config '$(CURDIR)/.golangci.yaml' ./...) || failed=1; \
@@ -113,7 +122,7 @@ lint: $(LINTER) ## Lint the module and the nested ones
 
 .PHONY: lint-proof
 lint-proof: $(LINTER) ## Prove that a forbidden import turns the linter red
-	go -C tools/lint test -count=1 ./...
+	$(AS_BUILT) go -C tools/lint test -count=1 ./...
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME

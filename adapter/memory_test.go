@@ -125,7 +125,9 @@ func startProcess(t *testing.T) *process {
 
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	require.NoError(t, err)
-	command := exec.Command(binary, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+	settings := filepath.Join(t.TempDir(), "settings.yaml")
+	require.NoError(t, os.WriteFile(settings, []byte("evaluation_timeout: 10s\n"), 0o600)) // for a busy machine
+	command := exec.Command(binary, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--settings", settings)
 	command.Stderr = log
 	require.NoError(t, command.Start())
 	t.Cleanup(func() {

@@ -215,7 +215,7 @@ func (r *running) end(t *testing.T) {
 	select {
 	case err := <-r.done:
 		require.NoError(t, err)
-	case <-time.After(30 * time.Second):
+	case <-time.After(5 * time.Minute):
 		t.Fatal("Run does not end")
 	}
 	r.done = nil

@@ -207,7 +207,7 @@ func TestRestartDelivers(t *testing.T) {
 
 	second := &fakeSink{}
 	q := openQueue(t, dir, spool.Options{})
-	p = start(t, 10*time.Second, Lane{Sink: second, Queue: q, Batching: b})
+	p = start(t, time.Minute, Lane{Sink: second, Queue: q, Batching: b})
 	accept(t, p.Pipeline, "new")
 	p.end(t)
 	got := slices.Concat(first.taken(), second.taken())
@@ -265,9 +265,7 @@ func TestSinkThatNeverStops(t *testing.T) {
 	}
 	p, err := NewPipeline(lanes, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
-	for _, lane := range p.lanes {
-		lane.patience = 50 * time.Millisecond
-	}
+	p.lanes["stubborn"].patience = 50 * time.Millisecond
 	accept(t, p, "a")
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -328,7 +326,7 @@ func TestAcceptAroundShutdown(t *testing.T) {
 func TestSequencesBeginBehindAll(t *testing.T) {
 	dir := t.TempDir()
 	old := openQueue(t, dir, spool.Options{})
-	p := start(t, 10*time.Second, Lane{Sink: &fakeSink{}, Queue: old, Batching: quick()})
+	p := start(t, time.Minute, Lane{Sink: &fakeSink{}, Queue: old, Batching: quick()})
 	for range 10 {
 		accept(t, p.Pipeline, "a")
 	}
@@ -337,7 +335,7 @@ func TestSequencesBeginBehindAll(t *testing.T) {
 	next := old.NextSequence()
 	assert.Greater(t, next, uint64(10))
 	sink := &fakeSink{}
-	p = start(t, 10*time.Second, Lane{Name: "new", Sink: &fakeSink{}, Queue: memory(t), Batching: quick()}, Lane{Name: "old", Sink: sink, Queue: old, Batching: quick()})
+	p = start(t, time.Minute, Lane{Name: "new", Sink: &fakeSink{}, Queue: memory(t), Batching: quick()}, Lane{Name: "old", Sink: sink, Queue: old, Batching: quick()})
 	accept(t, p.Pipeline, "b")
 	p.end(t)
 	require.Len(t, sink.taken(), 1)

@@ -30,7 +30,7 @@ import (
 )
 
 // patience is how long something may take that has to happen. It bounds a test that fails and is no measure.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 

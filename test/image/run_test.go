@@ -50,8 +50,8 @@ func start(t *testing.T, bundle string, u user) *container {
 	// The base's settings, but for where it listens and how long it drains.
 	settings, err := os.ReadFile(root + "/operatorconfig/kubernetes/base/settings.yaml")
 	require.NoError(t, err)
-	changed := strings.NewReplacer(`":44225"`, c.listen, `":44226"`, c.admin, "drain: 35s", "drain: 3s").Replace(string(settings))
-	require.Contains(t, changed, "drain: 3s")
+	changed := strings.NewReplacer(`":44225"`, c.listen, `":44226"`, c.admin, "drain: 35s", "drain: 6s").Replace(string(settings))
+	require.Contains(t, changed, "drain: 6s")
 	require.NoError(t, os.WriteFile(mounted+"/settings/settings.yaml", []byte(changed), 0o644))
 
 	var spec map[string]any
@@ -177,10 +177,10 @@ func serves(t *testing.T, bundle string, u user) {
 	output, err := c.runc(t, "kill", c.id, "TERM")
 	require.NoError(t, err, output)
 	require.EventuallyWithT(t, func(collect *assert.CollectT) { assert.ErrorContains(collect, c.ready(t), "shutting down") }, patience, 20*time.Millisecond)
-	require.Error(t, c.healthcheck(t), "it drains")
 	code, err := c.check(t, "abc")
 	require.NoError(t, err, "calls are taken as long as it drains")
 	assert.Zero(t, code)
+	require.Error(t, c.healthcheck(t), "it drains")
 	select {
 	case err := <-c.ended:
 		require.NoError(t, err, "an orderly end is exit status 0")

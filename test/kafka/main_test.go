@@ -2,13 +2,16 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -184,17 +187,20 @@ const (
 	fakeBrokerPort = "TOLLGATE_FAKE_BROKER_PORT"
 )
 
-// runFakeBroker is a process of its own until its standard input ends. What it holds is in the directory.
+// runFakeBroker is a process of its own until its standard input ends. What it holds is in the directory. Port 0 is one that is free, from below
+// those that Linux gives to outgoing connections, so that no client takes it while the broker is down.
 func runFakeBroker(dir, port string, in io.Reader, out io.Writer) error {
 	var n int
 	if _, err := fmt.Sscan(port, &n); err != nil {
 		return err
 	}
-	opts := []kfake.Opt{kfake.NumBrokers(1), kfake.SeedTopics(4, topic), kfake.DataDir(dir)}
-	if n != 0 {
-		opts = append(opts, kfake.Ports(n))
+	begin := func(port int) (*kfake.Cluster, error) {
+		return kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(4, topic), kfake.DataDir(dir), kfake.Ports(port))
 	}
-	c, err := kfake.NewCluster(opts...)
+	c, err := begin(cmp.Or(n, somePort()))
+	for tries := 100; n == 0 && errors.Is(err, syscall.EADDRINUSE) && tries > 0; tries-- {
+		c, err = begin(somePort())
+	}
 	if err != nil {
 		return err
 	}
@@ -203,3 +209,5 @@ func runFakeBroker(dir, port string, in io.Reader, out io.Writer) error {
 	c.Close()
 	return err
 }
+
+func somePort() int { return 20_000 + rand.IntN(12_000) }

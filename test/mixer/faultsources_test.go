@@ -220,7 +220,7 @@ func (b *faultBench) breakRedis(t *testing.T, row *faultRow) {
 // redisSettings are those of the row's Redis.
 func (b *faultBench) redisSettings(row *faultRow) map[string]any {
 	// Long enough for a busy machine; a Redis that hangs is not waited for as long by each of the questions.
-	settings := map[string]any{"addresses": []string{b.addresses[row.id]}, "timeout": "2s"}
+	settings := map[string]any{"addresses": []string{b.addresses[row.id]}, "timeout": "5s"}
 	if row.Fault == "hangs" {
 		settings["timeout"] = "300ms"
 	}

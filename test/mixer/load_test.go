@@ -1,6 +1,8 @@
 package mixer_test
 
 import (
+	"context"
+	"fmt"
 	"strconv"
 	"sync"
 	"testing"
@@ -74,16 +76,34 @@ func testRestart(t *testing.T, s *suite) {
 			}
 		})
 	}
-	time.Sleep(300 * time.Millisecond)
+	// enough waits for some outcomes of a kind.
+	enough := func(what string, counts func(outcome) bool) {
+		t.Helper()
+		waitFor(t, what, func(context.Context) error {
+			mu.Lock()
+			defer mu.Unlock()
+			n := 0
+			for _, o := range outcomes {
+				if counts(o) {
+					n++
+				}
+			}
+			if n < 100 {
+				return fmt.Errorf("%d", n)
+			}
+			return nil
+		})
+	}
+	enough("answers", func(o outcome) bool { return o.err == nil })
 	killing := time.Now()
 	s.fragile.Kill()
 	gone := time.Now()
-	time.Sleep(700 * time.Millisecond)
+	enough("requests that find nobody", func(o outcome) bool { return o.begun.After(gone) })
 	starting := time.Now()
 	require.NoError(t, s.fragile.Start(t.Context()))
 	s.await(t, "Mixer to find Tollgate again", request("/fragile", token("planted-key")...), func(a answer) bool { return a == allowed })
 	recovered := time.Now()
-	time.Sleep(300 * time.Millisecond)
+	enough("requests after the outage", func(o outcome) bool { return o.begun.After(recovered) })
 	close(load)
 	wait.Wait()
 

@@ -169,6 +169,7 @@ func testPolicySources(t *testing.T, s *suite) {
 	server.fail(http.StatusServiceUnavailable)
 	tollgate := meshtest.Tollgate(t, mesh.TollgateOptions{Args: []string{"--log-level", "debug"}, Settings: fmt.Sprintf(`
 evaluation_timeout: 5s
+readiness: {source_wait: 0s}
 policies:
   company:
     bundle: {url: %q, keys: {default: {file: %q, algorithm: ES256}}, min_refresh: 1s, max_refresh: 1s, persist: %q}

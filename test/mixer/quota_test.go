@@ -103,7 +103,7 @@ func testQuota(t *testing.T, s *suite) {
 		assert.EqualValues(t, 5, first.Granted)
 		assert.LessOrEqual(t, first.ValidFor, time.Second, "no longer than the window")
 		assert.Positive(t, first.ValidFor)
-		require.Eventually(t, func() bool { return q.all(t, "q-short", "", 5).Granted == 5 }, 30*time.Second, 10*time.Millisecond, "the next window")
+		require.Eventually(t, func() bool { return q.all(t, "q-short", "", 5).Granted == 5 }, patience, 10*time.Millisecond, "the next window")
 	})
 	t.Run("failures", func(t *testing.T) {
 		assert.Equal(t, refusedQuota, q.all(t, "q-checks", "", 7))
@@ -164,7 +164,7 @@ func testQuotaInRedis(t *testing.T, s *suite) {
 	redis := meshtest.Redis(t)
 	redis.Kill()
 	// Long enough for a busy machine to ask a Redis that is there.
-	settings := fmt.Sprintf("evaluation_timeout: 10s\nredis: {main: {addresses: [%q], timeout: 1s}}", redis.Addr)
+	settings := fmt.Sprintf("evaluation_timeout: 10s\nredis: {main: {addresses: [%q], timeout: 3s}}", redis.Addr)
 	var replicas []asker
 	for range 2 {
 		tollgate := meshtest.Tollgate(t, mesh.TollgateOptions{Args: []string{"--log-level", "debug"}, Settings: settings})
@@ -176,15 +176,17 @@ func testQuotaInRedis(t *testing.T, s *suite) {
 	q := replicas[0]
 	away := func() {
 		t.Helper()
+		var all sync.WaitGroup
 		for _, q := range replicas {
-			assert.Equal(t, refusedQuota, q.all(t, "q-redis-closed", "away", 7))
-			assert.Equal(t, openedQuota, q.all(t, "q-redis-open", "away", 7))
+			all.Go(func() { assert.Equal(t, refusedQuota, q.all(t, "q-redis-closed", "away", 7)) })
+			all.Go(func() { assert.Equal(t, openedQuota, q.all(t, "q-redis-open", "away", 7)) })
 		}
+		all.Wait()
 	}
 	back := func() {
 		t.Helper()
 		for _, q := range replicas {
-			require.Eventually(t, func() bool { return q.all(t, "q-redis-closed", newCall(), 7).Granted == 7 }, 30*time.Second, 10*time.Millisecond, "Redis is not used again")
+			require.Eventually(t, func() bool { return q.all(t, "q-redis-closed", newCall(), 7).Granted == 7 }, patience, 10*time.Millisecond, "Redis is not used again")
 		}
 	}
 	away() // from the start, which did not fail for it

@@ -17,7 +17,7 @@ import (
 // waitForMetric waits until Tollgate's metrics have a line that begins like this.
 func waitForMetric(t *testing.T, tollgate *mesh.Tollgate, line string) {
 	t.Helper()
-	require.Eventually(t, func() bool { return strings.Contains(metrics(t, tollgate), "\n"+line) }, 30*time.Second, 50*time.Millisecond, line)
+	require.Eventually(t, func() bool { return strings.Contains(metrics(t, tollgate), "\n"+line) }, patience, 50*time.Millisecond, line)
 }
 
 func linesWith(text, part string) (lines []string) {
@@ -110,5 +110,5 @@ func waitForShadow(t *testing.T, tollgate *mesh.Tollgate, handler string) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		return len(linesWith(metrics(t, tollgate), `handler="`+handler+`"`)) >= 2 // its decision and its candidate's
-	}, 30*time.Second, 50*time.Millisecond)
+	}, patience, 50*time.Millisecond)
 }

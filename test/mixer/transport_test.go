@@ -144,7 +144,7 @@ reports: {default_sinks: [records], sinks: {records: {file: {path: %[9]q}}}}
 				now := refusals(t, tollgate)[c.reason]
 				return now != "" && (!called || now != before) &&
 					len(tollgate.Log.Lines(0, `"msg":"a caller was refused"`, fmt.Sprintf(`"reason":%q`, c.reason), c.detail)) > 0
-			}, 30*time.Second, 20*time.Millisecond, "no %s in %v, or no line with %s", c.reason, refusals(t, tollgate), c.detail)
+			}, patience, 20*time.Millisecond, "no %s in %v, or no line with %s", c.reason, refusals(t, tollgate), c.detail)
 		})
 	}
 	t.Run("rotation", func(t *testing.T) { rotateUnderLoad(t, s, tollgate, certs) })

@@ -77,8 +77,8 @@ const (
 	refused                    // it is not, says the process
 )
 
-// callTimeout is how long a client waits for an answer, which includes the time that the process is away.
-const callTimeout = 10 * time.Second
+// callTimeout is how long a client waits for an answer, which includes the time that the process is away. It bounds a test that fails and is no measure.
+const callTimeout = patience
 
 // report starts a load.
 func (s *server) report(t *testing.T, w workload) *load {

@@ -16,7 +16,7 @@ func TestTerminate(t *testing.T) {
 	const (
 		timeout = 3 * time.Second
 		flush   = 2 * time.Second
-		margin  = 2 * time.Second
+		margin  = 20 * time.Second // for a busy machine; what is not bounded takes for ever
 	)
 	for name, alive := range map[string]bool{"the sink is well": true, "the sink is dead": false} {
 		t.Run(name, func(t *testing.T) {

@@ -284,7 +284,7 @@ func TestAnIdleHandlerHoldsNoOldGeneration(t *testing.T) {
 		first := next()
 		require.Equal(t, "1", idle.Evaluate(t.Context(), user("a")).Reason)
 		next()
-		require.Eventually(t, func() bool { runtime.GC(); return first.Value() == nil }, 10*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { runtime.GC(); return first.Value() == nil }, 30*time.Second, time.Millisecond)
 		require.Equal(t, "2", idle.Evaluate(t.Context(), user("a")).Reason)
 	}
 }
@@ -320,5 +320,5 @@ func TestASourceForgetsNames(t *testing.T) {
 		source.mu.Lock()
 		defer source.mu.Unlock()
 		return len(source.rules) == 0
-	}, 10*time.Second, time.Millisecond)
+	}, 30*time.Second, time.Millisecond)
 }

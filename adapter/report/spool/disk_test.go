@@ -381,8 +381,10 @@ func TestFailedGroup(t *testing.T) {
 			if errors.Is(cause, errShort) && op != "write" {
 				continue
 			}
-			content := newDisk()
-			d, err := Open("spool", smallSegments(content))
+			content, clock := newDisk(), &manualClock{now: time.Unix(1e9, 0)}
+			o := smallSegments(content)
+			o.clock = clock
+			d, err := Open("spool", o)
 			require.NoError(t, err)
 			kept := appendFrames(t, d, 3)
 			if op == "create" || op == "syncdir" {
@@ -410,7 +412,7 @@ func TestFailedGroup(t *testing.T) {
 			_, err = d.Reserve(t.Context(), 10, 1)
 			assert.Equal(t, want, class(t, err), "for a moment the disk is left alone")
 			require.Error(t, d.Stats().Fault)
-			time.Sleep(afterFailure + 10*time.Millisecond)
+			clock.pass(afterFailure)
 			kept = append(kept, refused+10)
 			require.NoError(t, put(d, newFrame(refused+10, 1000)))
 			require.NoError(t, d.Stats().Fault)
@@ -787,7 +789,12 @@ func TestFullDisk(t *testing.T) {
 	assert.Greater(t, len(kept), before+50, "it heals by itself")
 	// And delivery makes room, too.
 	came := drain(t, d, true)
-	time.Sleep(afterFailure + 100*time.Millisecond)
+	require.Eventually(t, func() bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.used <= 2*o.SegmentBytes
+	}, 30*time.Second, time.Millisecond)
+	time.Sleep(afterFailure + 10*time.Millisecond)
 	before = len(kept)
 	load()
 	assert.Greater(t, len(kept), before+50)

@@ -182,7 +182,6 @@ func TestRefuse(t *testing.T) {
 		require.NotErrorIs(t, err, ErrClosed)
 		assert.Contains(t, err.Error(), "1048576 bytes are taken")
 		assert.GreaterOrEqual(t, waited, 20*time.Millisecond)
-		assert.Less(t, waited, 30*time.Second)
 		s := q.Stats()
 		assert.Equal(t, Tally{Frames: 2, Records: 6, Bytes: 20_000}, s.Refused[Full])
 		assert.Equal(t, fitted, s.Pending.Frames)
@@ -199,7 +198,7 @@ func TestRefuse(t *testing.T) {
 		got := make(chan error)
 		go func() {
 			var err error
-			for range 50 { // however slow the machine is
+			for range 1500 { // half a minute, however slow the machine is
 				if err = put(q, newFrame(q.NextSequence(), 10_000)); err == nil {
 					break
 				}
@@ -242,7 +241,7 @@ func TestWaitersInOrder(t *testing.T) {
 			m.mu.Lock()
 			defer m.mu.Unlock()
 			return m.waiters.Len() == i+1
-		}, time.Second, time.Millisecond, "the third does not pass the first two, though it would fit")
+		}, 30*time.Second, time.Millisecond, "the third does not pass the first two, though it would fit")
 	}
 	fitted.Release()
 	waiting.Wait()

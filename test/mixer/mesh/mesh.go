@@ -22,7 +22,7 @@ var Versions = []string{"1.7.8", "1.6.14", "1.5.10"}
 const Namespace = "istio-system"
 
 const (
-	defaultTimeout = 30 * time.Second
+	defaultTimeout = 2 * time.Minute
 	pollInterval   = 20 * time.Millisecond
 )
 

@@ -148,7 +148,7 @@ func (t *Tollgate) Health(ctx context.Context) error {
 }
 
 // Stop sends SIGTERM and waits for the end of the graceful shutdown. It returns an error if the exit status is not 0
-// or the process had to be killed when ctx ended (by default after 30 s).
+// or the process had to be killed when ctx ended (by default after two minutes).
 func (t *Tollgate) Stop(ctx context.Context) error {
 	p := t.slot.get()
 	if p == nil {

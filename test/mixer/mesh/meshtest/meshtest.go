@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -78,13 +79,44 @@ func LenientMixer(t *testing.T, version string, opts mesh.MixerOptions) *mesh.Mi
 	if err != nil {
 		t.Fatal(err)
 	}
+	endWith(t, mixer)
+	return mixer
+}
+
+// Mixers starts the Mixers of all releases at once, newest first, with the same options; the tests fail as for Mixer.
+func Mixers(t *testing.T, opts mesh.MixerOptions) []*mesh.Mixer {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), StartTimeout)
+	defer cancel()
+	mixers, errs := make([]*mesh.Mixer, len(mesh.Versions)), make([]error, len(mesh.Versions))
+	var starts sync.WaitGroup
+	for i, version := range mesh.Versions {
+		own := opts
+		own.Dir = t.TempDir()
+		starts.Go(func() { mixers[i], errs[i] = mesh.StartMixer(ctx, version, own) })
+	}
+	starts.Wait()
+	for i, mixer := range mixers {
+		if errs[i] == nil {
+			endWith(t, mixer)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	for _, mixer := range mixers {
+		NoConfigErrors(t, mixer)
+	}
+	return mixers
+}
+
+func endWith(t *testing.T, mixer *mesh.Mixer) {
 	t.Cleanup(func() {
-		showLog(t, "mixs "+version, mixer.Log)
+		showLog(t, "mixs "+mixer.Version, mixer.Log)
 		if err := mixer.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return mixer
 }
 
 // Apply gives Mixer resources and waits until it uses them.
@@ -92,6 +124,12 @@ func Apply(t *testing.T, mixer *mesh.Mixer, name, text string) {
 	t.Helper()
 	if err := mixer.ApplyAndSync(t.Context(), name, text); err != nil {
 		t.Fatal(err)
+	}
+	if len(mixer.ConfigErrors()) > 0 {
+		// A busy Mixer may have begun with half of it.
+		if err := mixer.Sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	NoConfigErrors(t, mixer)
 }
