@@ -300,7 +300,7 @@ func (g *gate) content(ctx context.Context, txn storage.Transaction, manifest ma
 		if err != nil {
 			return content, err
 		}
-		file := strings.TrimPrefix(strings.TrimPrefix(id, g.bundled.name), "/")
+		file := g.file(id)
 		files[file] = string(text)
 		if !isModule(file) {
 			continue
@@ -327,6 +327,11 @@ func (g *gate) content(ctx context.Context, txn storage.Transaction, manifest ma
 		content.Revision = files.digest()
 	}
 	return content, nil
+}
+
+// file is a module's path in the bundle.
+func (g *gate) file(id string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(id, g.bundled.name), "/")
 }
 
 // manifest is what counts of a bundle's manifest. OPA has already held the content against its roots.
@@ -357,10 +362,13 @@ func (g *gate) moduleVersion(ctx context.Context, txn storage.Transaction, id st
 	case err != nil:
 		return 0, err
 	}
-	if fmt.Sprint(value) == "0" {
+	switch fmt.Sprint(value) {
+	case "0":
 		return config.RegoV0, nil
+	case "1":
+		return config.RegoV1, nil
 	}
-	return config.RegoV1, nil
+	return 0, fmt.Errorf("the manifest's rego_version of %s is %v; use 0 or 1", g.file(id), value)
 }
 
 // withoutSystem leaves out what OPA keeps in the store for itself, beside what a bundle may have in the same place.

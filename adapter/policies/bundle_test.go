@@ -463,6 +463,24 @@ func TestBundleLanguages(t *testing.T) {
 	f.awaitReason(t, "older")
 }
 
+// `not` means something else in the language that comes after today's.
+func TestBundleInALanguageThatIsNotKnown(t *testing.T) {
+	t.Parallel()
+	for manifest, want := range map[string]string{
+		`{"rego_version": 2}`:                                         "the manifest's rego_version is 2; use 0 or 1",
+		`{"file_rego_versions": {"shop.rego": 2}}`:                    "the manifest's rego_version of shop.rego is 2; use 0 or 1",
+		`{"rego_version": 2, "file_rego_versions": {"shop.rego": 1}}`: "the manifest's rego_version is 2; use 0 or 1",
+	} {
+		server := newBundleServer(t)
+		server.offer(files{".manifest": manifest, "shop.rego": "package shop\nallow := true"}.pack(t))
+		f := open(t, server.source(nil))
+		f.run(t)
+		require.Eventually(t, func() bool { return f.source.Stats().Rejected > 0 }, patience, time.Millisecond, manifest)
+		require.ErrorContains(t, f.source.Stats().Err, want, manifest)
+		assert.Equal(t, "policy_not_loaded", f.reason(t))
+	}
+}
+
 // What was good is there after a restart, though the server is not; and it is verified again.
 func TestPersistedBundle(t *testing.T) {
 	t.Parallel()

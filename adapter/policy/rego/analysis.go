@@ -74,6 +74,8 @@ func (f Finding) String() string {
 type uses struct {
 	// with and objects are whether the program has `with`, and object comprehensions or rules that make objects.
 	with, objects bool
+	// inverts is whether anything may hold because something else does not, functions whether it has any of its own.
+	inverts, functions bool
 	// builtins are the names of those it has.
 	builtins map[string]bool
 	// size is how many nodes the rules and the query have.
@@ -146,6 +148,9 @@ func (w *walker) rule(rule *ast.Rule) {
 	if rule.Head.Key != nil && rule.Head.Value != nil || !rule.Head.Ref().IsGround() {
 		w.found.uses.objects = true
 	}
+	if len(rule.Head.Args) > 0 {
+		w.found.uses.functions = true
+	}
 	w.walk(rule)
 }
 
@@ -159,6 +164,9 @@ func (w *walker) visit(node any) (done bool) {
 		w.at(x.Location)
 	case *ast.Expr:
 		w.at(x.Location)
+		if x.Negated || keepsMembership(x) {
+			w.found.uses.inverts = true
+		}
 	case *ast.With:
 		w.found.uses.with = true
 		if target, ok := x.Target.Value.(ast.Ref); !ok || target.HasPrefix(ast.InputRootRef) {
@@ -187,14 +195,25 @@ func (w *walker) visit(node any) (done bool) {
 		w.reference(x)
 		return true
 	case *ast.ObjectComprehension:
-		w.found.uses.objects = true
-	case *ast.Rule, ast.Body, ast.Args, ast.Call, *ast.ArrayComprehension, *ast.SetComprehension, *ast.Every, *ast.SomeDecl,
-		*ast.TemplateString, *ast.Not, *ast.LogicalAnd, *ast.LogicalOr,
+		w.found.uses.objects, w.found.uses.inverts = true, true
+	case *ast.ArrayComprehension, *ast.SetComprehension, *ast.Every, *ast.TemplateString, *ast.Not, *ast.LogicalAnd, *ast.LogicalOr:
+		w.found.uses.inverts = true
+	case *ast.Rule, ast.Body, ast.Args, ast.Call, *ast.SomeDecl,
 		ast.Null, ast.Boolean, ast.Number, ast.String, *ast.Array, ast.Object, ast.Set:
 	default:
 		// The visitor may not know what is in it either.
 		w.everything(fmt.Sprintf("a %T, which this version does not know", node))
 		w.found.Unrememberable = append(w.found.Unrememberable, w.finding(fmt.Sprintf("a %T, which this version does not know", node)))
+	}
+	return false
+}
+
+// keepsMembership reports whether an expression takes the result of `in`, and so goes on where that is false.
+func keepsMembership(expr *ast.Expr) bool {
+	for _, in := range []*ast.Builtin{ast.Member, ast.MemberWithKey} {
+		if expr.IsCall() && expr.Operator().Equal(in.Ref()) {
+			return len(expr.Operands()) > in.Decl.Arity()
+		}
 	}
 	return false
 }
@@ -263,6 +282,10 @@ func (w *walker) data(node *ast.TreeNode, ref ast.Ref) {
 	if len(ref) == 1 {
 		node.DepthFirst(func(below *ast.TreeNode) bool {
 			w.reach(below.Values)
+			several := below != node || slices.ContainsFunc(below.Values, func(rule *ast.Rule) bool { return rule.Head.RuleKind() == ast.MultiValue })
+			if len(below.Values) > 0 && several { // a whole that is there with nothing in it
+				w.found.uses.inverts = true
+			}
 			return false
 		})
 		return

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -188,11 +189,25 @@ func loadInPeace(t *testing.T, version ast.RegoVersion, modules ...string) (p *p
 
 func TestPartialEvaluation(t *testing.T) {
 	t.Parallel()
+	const inverts = "the policy uses `not`, `every`, a comprehension, a template string, the result of `in`, or a set or a package as a whole"
 	for _, test := range []struct{ module, not string }{
 		{"allow if input.value == 1", ""},
 		{"default allow := false\nallow if input.value == 1", ""},
 		{`allow if { some role in {"a": ["b"]}[input.subject.user]; role == input.value }`, ""},
-		{"allow if not input.value", ""},
+		{"allow if not input.value", inverts},
+		{"allow if every x in input.value { x == 1 }", inverts},
+		{"allow if count([x | x := input.value]) == 1", inverts},
+		{"allow if { x := input.key in [1, data.x]; x == false }", inverts},
+		{"allow if { x := (1, input.key in [1, data.x]); x == false }", inverts},
+		{`allow if $"{input.key}" == "x"`, inverts},
+		{"import rego.v2\nallow if input.key or input.value", inverts},
+		{"s contains input.value\nallow if count(s) == 0", inverts},
+		{"t.s contains input.value\nallow if t[input.key] == set()", inverts},
+		{"allow if data.q == {}", ""},
+		{"h.a.b := 1 if input.value\nallow if h.a == {}", inverts},
+		{"allow if input.key in [1, data.x]", ""},
+		{"f(x) if x == 1\nallow if f(input.key) in [1, data.x]", "the policy uses `in` beside functions"},
+		{"f(x) if not x\nallow if f(input.value)", inverts},
 		{"s contains input.value\nallow if s.a", ""},
 		{"allow := {\"allow\": true, \"reason\": input.value}", ""},
 		{"allow := time.now_ns() > input.value", "answers depend on more than the input"},
@@ -200,8 +215,8 @@ func TestPartialEvaluation(t *testing.T) {
 		{"o[input.key] := input.value\nallow if o.a", "the policy makes objects with computed keys, which may conflict"},
 		{"allow if {x: 1 | x := input.value}.a", "the policy makes objects with computed keys, which may conflict"},
 		{"m.a.b := 1\nm.a[k] contains x if { k := input.key; x := input.value }\nallow if m.a", "the policy makes objects with computed keys, which may conflict"},
-		{"q := 1 if input.value\nq := 2 if input.key\nallow if not q == 3", "rule p.q may have two values for one request, which is an error"},
-		{"q := input.value\nallow if not q == 3", "rule p.q may have two values for one request, which is an error"},
+		{"q := 1 if input.value\nq := 2 if input.key\nallow if q == 3", "rule p.q may have two values for one request, which is an error"},
+		{"q := input.value\nallow if q == 3", "rule p.q may have two values for one request, which is an error"},
 		{"f(x) := x\nallow if f(input.value)", "rule p.f may have two values for one request, which is an error"},
 		{"f(x) := 1 if x\nallow if f(input.value)", ""},
 		{"allow if { x := numbers.range(1, 65)[_]; input.value == x }", "it leaves 1 queries and 65 rules; at most 16 and 64 serve"},
@@ -210,7 +225,10 @@ func TestPartialEvaluation(t *testing.T) {
 			tooLong,
 		},
 	} {
-		p := loadInPeace(t, ast.RegoV1, "package p\n"+test.module)
+		p := load(t, ast.RegoV1, "package p\n"+test.module)
+		if test.not != tooLong { // or else it is so at once
+			p = loadInPeace(t, ast.RegoV1, "package p\n"+test.module)
+		}
 		assert.Equal(t, test.not, p.analysis.NotPartial, test.module)
 		assert.Equal(t, test.not == "", p.residual != nil, test.module)
 	}
@@ -236,6 +254,29 @@ func TestAPartThatIsNotThereEqualsNothing(t *testing.T) {
 	}
 }
 
+// Data of another type than what it is compared with makes a comparison false, and what denies for that is not to be left out.
+func TestWhatDoesNotFitIsNotEqual(t *testing.T) {
+	t.Parallel()
+	for _, blocked := range []string{
+		"not upper(input.key) == data.admin", "not upper(input.key) in [data.admin]", "not count(input.key) == data.admin",
+		"{ in_list := upper(input.key) in [data.admin]; in_list == false }", "{ x := [1 | input.key]; not x == data.admin }",
+		"count(admins) == 0", "another(data.admin) in [another(input.key), data.text]",
+	} {
+		modules, problems := parse([]string{"package p\ndefault allow := true\nallow := false if blocked\nblocked if " + blocked + `
+admins contains x if { x := upper(input.key); x == data.admin }
+another(x) if x != ["a"]`}, ast.RegoV1, NewEnvironment(Options{}))
+		require.Empty(t, problems)
+		l, problems := newLibrary(modules, ast.RegoV1, NewEnvironment(Options{}))
+		require.Empty(t, problems)
+		l.store = inmem.NewFromObject(map[string]any{"admin": nil, "text": "a"})
+		p, problems := newProgram(l, ast.MustParseRef("data.p.allow"))
+		require.Empty(t, problems)
+		value, failure := p.evaluate(t.Context(), &policy.Request{Identity: "eve"})
+		require.Nil(t, failure)
+		assert.Equal(t, false, value, blocked)
+	}
+}
+
 // Of an expression that is never true nothing is left, nor of the error that it ends in where two rules make one key.
 func TestAConflictOfKeysIsLeft(t *testing.T) {
 	t.Parallel()
@@ -248,13 +289,13 @@ func TestAConflictOfKeysIsLeft(t *testing.T) {
 // What is left may refer to rules of the policy, which have to come along.
 func TestWhatIsLeftKeepsItsRules(t *testing.T) {
 	t.Parallel()
-	for body, refers := range map[string]bool{"count([x | x := s[_]]) == 1": true, "count(data.q) == 1": true, "count(s) == 1": false} {
+	for body, refers := range map[string]bool{"data.q.a == data.q[input.key]": true, "data.q[input.key]": false, "s[_]": false} {
 		p := loadInPeace(t, ast.RegoV1, "package p\ns contains input.value\nallow if "+body, "package q\na if input.value\nb if input.key", "package unrelated\nc := 1")
 		require.NotNil(t, p.residual, body)
 		assert.Equal(t, refers, p.residual.compiler.Modules["policy[0]"] != nil || p.residual.compiler.Modules["policy[1]"] != nil, body)
 		assert.NotContains(t, p.residual.compiler.Modules, "policy[2]", body)
 		one := attribute.OfText(attribute.String, "a")
-		value, failure := p.evaluate(t.Context(), &policy.Request{Value: &one})
+		value, failure := p.evaluate(t.Context(), &policy.Request{Value: &one, Identity: "a"})
 		require.Nil(t, failure, body)
 		assert.Equal(t, true, value, body)
 	}

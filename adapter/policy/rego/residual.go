@@ -28,6 +28,10 @@ const residualPackage = "__tollgate_residual__"
 // What is left has to come to the same as the query in all cases, failures included: a policy that fails is not to become one that passes.
 // Partial evaluation leaves out what cannot be true any more, and with it the errors that were on the way there. So it serves programs that
 // cannot fail there: no rule may have two values, and where errors in built-ins end the evaluation, no built-in may have errors.
+//
+// And it leaves out a body in which types do not fit any more when data stands in it, though it may be true for that: `not upper(input.key) ==
+// data.admin` is where data.admin is null. A set whose every body is left out is undefined and not empty. So it serves no program in which
+// anything may hold because something else does not. What a function yields has no type there, which makes types of `in` wrong.
 func (q *query) partial(l *library, found *Analysis) (residual *query, not string) {
 	if not = unserved(q, found); not != "" {
 		return nil, not
@@ -103,6 +107,10 @@ func unserved(q *query, found *Analysis) string {
 		return "the policy uses `with`"
 	case found.uses.objects:
 		return "the policy makes objects with computed keys, which may conflict"
+	case found.uses.inverts:
+		return "the policy uses `not`, `every`, a comprehension, a template string, the result of `in`, or a set or a package as a whole"
+	case found.uses.functions && (found.uses.builtins[ast.Member.Name] || found.uses.builtins[ast.MemberWithKey.Name]):
+		return "the policy uses `in` beside functions"
 	}
 	for name := range found.uses.builtins {
 		if q.strict && !infallible[name] {
