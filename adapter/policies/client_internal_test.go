@@ -15,8 +15,8 @@ import (
 )
 
 // sparse is an archive of files that are nothing but a hole, as GNU's tar writes them in the format PAX 1.0. Go's writer knows none.
-func sparse(t testing.TB, files, size int) []byte {
-	t.Helper()
+func sparse(tb testing.TB, files, size int) []byte {
+	tb.Helper()
 	var archive bytes.Buffer
 	zipped := gzip.NewWriter(&archive)
 	for i := range files {
@@ -29,11 +29,11 @@ func sparse(t testing.TB, files, size int) []byte {
 		var raw bytes.Buffer
 		packed := tar.NewWriter(&raw)
 		for _, content := range []string{records.String(), string(holes)} {
-			require.NoError(t, packed.WriteHeader(&tar.Header{Name: "x", Mode: 0o600, Size: int64(len(content)), Format: tar.FormatUSTAR}))
+			require.NoError(tb, packed.WriteHeader(&tar.Header{Name: "x", Mode: 0o600, Size: int64(len(content)), Format: tar.FormatUSTAR}))
 			_, err := packed.Write([]byte(content))
-			require.NoError(t, err)
+			require.NoError(tb, err)
 		}
-		require.NoError(t, packed.Flush())
+		require.NoError(tb, packed.Flush())
 		// The first of the two is the header of the second.
 		const typeflag, checksum = 156, 148
 		block := raw.Bytes()
@@ -45,11 +45,11 @@ func sparse(t testing.TB, files, size int) []byte {
 		}
 		copy(block[checksum:], fmt.Sprintf("%06o\x00 ", sum))
 		_, err := zipped.Write(block)
-		require.NoError(t, err)
+		require.NoError(tb, err)
 	}
 	_, err := zipped.Write(make([]byte, 1024))
-	require.NoError(t, err)
-	require.NoError(t, zipped.Close())
+	require.NoError(tb, err)
+	require.NoError(tb, zipped.Close())
 	return archive.Bytes()
 }
 

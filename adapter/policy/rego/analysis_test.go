@@ -262,7 +262,9 @@ func TestWhatDoesNotFitIsNotEqual(t *testing.T) {
 		"{ in_list := upper(input.key) in [data.admin]; in_list == false }", "{ x := [1 | input.key]; not x == data.admin }",
 		"count(admins) == 0", "another(data.admin) in [another(input.key), data.text]",
 	} {
-		modules, problems := parse([]string{"package p\ndefault allow := true\nallow := false if blocked\nblocked if " + blocked + `
+		modules, problems := parse([]string{"package p\nblocked if " + blocked + `
+default allow := true
+allow := false if blocked
 admins contains x if { x := upper(input.key); x == data.admin }
 another(x) if x != ["a"]`}, ast.RegoV1, NewEnvironment(Options{}))
 		require.Empty(t, problems)

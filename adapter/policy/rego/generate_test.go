@@ -56,8 +56,8 @@ func (g *generator) policy() generated {
 	return generated{
 		modules: []string{p, lib},
 		data: [2]map[string]any{
-			{"d": map[string]any{"users": map[string]any{"a": "x", "b": "y"}, "list": []any{"a", "b"}, "n": json.Number("1")}},
-			{"d": map[string]any{"users": map[string]any{"a": "y", "": "x"}, "list": []any{}, "n": json.Number("2")}},
+			{"d": map[string]any{"users": map[string]any{"a": "x", "b": "y"}, "list": []any{"a", "b"}, "n": json.Number("1"), "null": nil}},
+			{"d": map[string]any{"users": map[string]any{"a": "y", "": "x"}, "list": []any{}, "n": json.Number("2"), "null": nil}},
 		},
 	}
 }
@@ -342,6 +342,9 @@ var constructs = []struct {
 	}},
 	{name: "some in", templates: []string{`some Y, X in input.subject.properties; X == CONST; Y != "q"`, `some X in input.subject.groups; X == CONST`, `some Y; input[Y] == CONST`}},
 	{name: "membership", templates: []string{`CONST in input.token.aud`, `CONST in input.subject.groups`, `REF in data.d.list`, `REF in {"a", "b"}`, `REF in ["a", REF]`, `REF in {REF, "b"}`}},
+	{name: "data of another type", templates: []string{
+		`upper(REF) == data.d.null`, `not upper(REF) == data.d.null`, `not count(REF) == data.d.null`, `not upper(REF) in [data.d.null]`, `X := upper(REF) in [data.d.null]; X == false`,
+	}},
 	{name: "data by a part of the input", templates: []string{
 		`data.d.users[input.subject.user] == "x"`, `data.d.list[_] == REF`, `data.lib[input.subject.user]`, `data.lib[input.key] == "b"`, `data.d[REF]`,
 	}},

@@ -297,9 +297,11 @@ func (s *subjects) expected(request *policy.Request) policy.Verdict {
 	if err != nil {
 		return policy.Failing(policy.Fail(config.EvaluationError, "%v", err))
 	}
-	// Nor are rules left out beforehand, as OPA's index of them has it. It finds errors of the older language that the index spares.
-	older := s.generator.version == ast.RegoV0
-	results, err := s.plain.Eval(context.Background(), oparego.EvalParsedInput(input), oparego.EvalRuleIndexing(older))
+	// Nor are rules left out beforehand, as OPA's index of them has it; but where they end in an error, which the index spares.
+	results, err := s.plain.Eval(context.Background(), oparego.EvalParsedInput(input), oparego.EvalRuleIndexing(false))
+	if err != nil {
+		results, err = s.plain.Eval(context.Background(), oparego.EvalParsedInput(input))
+	}
 	switch {
 	case err != nil:
 		return policy.Failing(policy.Fail(config.EvaluationError, "%v", err))
