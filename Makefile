@@ -29,6 +29,8 @@ GO_IMAGE ?=
 CONTAINER_TOOL ?= $(firstword $(foreach tool,docker podman buildah,$(shell command -v $(tool))))
 # Docker takes the time from the build argument; the others want it as an option, and put their own version on the image unless told not to.
 IMAGE_FLAGS = $(if $(filter docker,$(notdir $(CONTAINER_TOOL))),,--timestamp $(SOURCE_DATE_EPOCH) --identity-label=false)
+# Runs two commands at once, both to their ends, and fails where either does.
+beside = { $(1); } & first=$$!; trap 'kill $$first; exit 1' INT TERM; failed=; { $(2); } || failed=1; wait $$first || failed=1; test -z "$$failed"
 # The breaking-change check of config.proto.
 PROTO_BREAKING = go -C tools/buf tool buf breaking ../../config --against ../../config/testdata/released.binpb --config breaking.yaml
 
@@ -85,8 +87,7 @@ test-reports: build ## Test the binary's reports: kill -9, full disks, dead sink
 
 .PHONY: test-sinks
 test-sinks: ## Test sinks against a real OpenTelemetry Collector and a fake Kafka broker
-	$(AS_BUILT) go -C test/kafka test -count=1 -timeout=10m ./...
-	$(AS_BUILT) go -C test/collector/sink test -count=1 -timeout=20m ./...
+	$(call beside,$(AS_BUILT) go -C test/kafka test -count=1 -timeout=10m ./...,$(AS_BUILT) go -C test/collector/sink test -count=1 -timeout=20m ./...)
 
 # For most of their time the tests of Mixer and of Kubernetes compute nothing: configurations are taken over, sources get old, replicas drain. So more of
 # them run at once than there are cores.
@@ -99,13 +100,10 @@ test-mixer: build mixer-binaries ## Test against the real Mixer of three Istio r
 test-kubernetes: build mixer-binaries bin/kubernetes/kube-apiserver bin/kubernetes/crds ## Test what operators deploy, with real API servers, Mixers and promtool
 	TOLLGATE_BIN=bin/tollgate $(AS_BUILT) hack/test-kubernetes.sh -count=1 -parallel=5 -timeout=20m ./...
 
-# The linter takes what the others leave. Both say their own, and both are heard to the end.
+# The linter takes what the others leave.
 .PHONY: lint-and-kubernetes
 lint-and-kubernetes: $(LINTER)
-	@nice -n 19 $(MAKE) --no-print-directory lint & lint=$$!; trap 'kill $$lint; exit 1' INT TERM; failed=; \
-	$(MAKE) --no-print-directory test-kubernetes || failed=1; \
-	wait $$lint || failed=1; \
-	test -z "$$failed"
+	@$(call beside,nice -n 19 $(MAKE) --no-print-directory lint,$(MAKE) --no-print-directory test-kubernetes)
 
 .PHONY: test-image
 test-image: ## Build the image twice without a container engine, and run it under runc as users without rights

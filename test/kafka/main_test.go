@@ -210,4 +210,5 @@ func runFakeBroker(dir, port string, in io.Reader, out io.Writer) error {
 	return err
 }
 
-func somePort() int { return 20_000 + rand.IntN(12_000) }
+// somePort is none that the other tests take that may run at the same time.
+func somePort() int { return 14_000 + rand.IntN(6_000) }

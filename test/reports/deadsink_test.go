@@ -19,11 +19,13 @@ import (
 // A sink that is dead for good delays no other. Calls for both are refused when its queue is full, or cost its oldest records, as
 // its settings say; calls for the other one alone do not notice.
 func TestDeadSink(t *testing.T) {
+	t.Parallel()
 	for full, wait := range map[string]time.Duration{
 		"refuse":      50 * time.Millisecond,
 		"drop_oldest": time.Second, // room comes when a segment is removed, which a busy disk may take its time for
 	} {
 		t.Run(full, func(t *testing.T) {
+			t.Parallel()
 			const (
 				room       = 64 << 20 // the least that there is
 				entryBytes = 20_000

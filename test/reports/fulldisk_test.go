@@ -21,6 +21,7 @@ import (
 // A disk that is full refuses reports, says so everywhere, and keeps no check away. What was acknowledged is delivered when space
 // returns, without anybody's help.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		spool, file bool // what is on the disk
 	}{
@@ -29,6 +30,7 @@ func TestFullDisk(t *testing.T) {
 		"that of both at once": {spool: true, file: true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			phase := duration(t, loadEnv, 2*time.Second)
 			const perSecond = 8 << 20 // more than the load makes
 			disk, ample := smallDisk(t, 32<<20+perSecond*int(phase.Seconds())), t.TempDir()

@@ -17,6 +17,7 @@ import (
 // A process that is killed at any moment, while it starts too, loses nothing that it acknowledged, and leaves no half line in its
 // files. Hardly any of the kills is in the middle of a write, so the test adds what those leave.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	const tornOne = 10 // of so many lives leaves half a line
 	kills := number(t, killsEnv, 200)
 	seed := number(t, seedEnv, rand.Uint64())

@@ -28,7 +28,7 @@ func TestLatency(t *testing.T) {
 		entries   = 100 // in each
 		clients   = 4
 	)
-	long := duration(t, latencyEnv, 10*time.Second)
+	long := duration(t, latencyEnv, 3*time.Second)
 	medians := map[string]time.Duration{}
 	for _, sync := range []string{"os", "always"} {
 		directory := t.TempDir()

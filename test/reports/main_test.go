@@ -23,7 +23,7 @@ const (
 	killsEnv   = "TOLLGATE_KILLS"   // 200
 	seedEnv    = "TOLLGATE_SEED"    // of the kills' moments; random
 	loadEnv    = "TOLLGATE_LOAD"    // how long each phase of load takes, 2s
-	latencyEnv = "TOLLGATE_LATENCY" // how long the latency of each kind of sync is measured, 10s
+	latencyEnv = "TOLLGATE_LATENCY" // how long the latency of each kind of sync is measured, 3s
 )
 
 // patience is how long something may take that has to happen. It bounds a test that fails and is no measure.

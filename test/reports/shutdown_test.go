@@ -13,6 +13,7 @@ import (
 
 // SIGTERM under load ends the process in time, whether or not what it keeps can be delivered, and loses nothing.
 func TestTerminate(t *testing.T) {
+	t.Parallel()
 	const (
 		timeout = 3 * time.Second
 		flush   = 2 * time.Second
@@ -20,6 +21,7 @@ func TestTerminate(t *testing.T) {
 	)
 	for name, alive := range map[string]bool{"the sink is well": true, "the sink is dead": false} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			directory := t.TempDir()
 			out := filepath.Join(directory, "out")
 			path := filepath.Join(out, "records.jsonl")
