@@ -122,7 +122,7 @@ func (c *committer) write(group []*Reservation, bytes int64) *Error {
 		}
 	}
 	if c.file == nil {
-		if err := c.begin(group[0]); err != nil {
+		if err := c.begin(group); err != nil {
 			return err
 		}
 	}
@@ -192,8 +192,8 @@ func (c *committer) put(group []*Reservation) error {
 
 // begin makes the next segment. Its header is synced together with the first group. The number is taken when the segment is
 // entered and not before: until then a state that is written meanwhile must not count it as done. The header takes the room that its first
-// frame has booked for it.
-func (c *committer) begin(first *Reservation) *Error {
+// frame, if there is one already, has booked for it.
+func (c *committer) begin(group []*Reservation) *Error {
 	d := c.disk
 	for {
 		d.mu.Lock()
@@ -229,8 +229,10 @@ func (c *committer) begin(first *Reservation) *Error {
 		d.segments = append(d.segments, s)
 		d.next = h.number + 1
 		d.used += headerBytes
-		d.reserved -= headerBytes
-		first.need -= headerBytes
+		if len(group) > 0 {
+			d.reserved -= headerBytes
+			group[0].need -= headerBytes
+		}
 		d.mu.Unlock()
 		return nil
 	}
