@@ -261,7 +261,7 @@ func (l *lane) deliver(ctx context.Context, b batch) {
 		}
 		u := asUndelivered(err)
 		// Also at the end, for what was delivered would come again.
-		if b = l.settleDelivered(b, u.Records); len(b.items) == 0 {
+		if b = l.settleDelivered(b, u); len(b.items) == 0 {
 			return
 		}
 		switch {
@@ -307,23 +307,17 @@ func (l *lane) catch(who string, err *error) {
 }
 
 // settleDelivered settles what was delivered of a batch and returns the rest, so that trying again does not deliver it again and
-// no dead letter is about it. An index that the batch does not have makes the answer worthless: all of it is the rest then.
-func (l *lane) settleDelivered(b batch, undelivered []int) batch {
+// no dead letter is about it.
+func (l *lane) settleDelivered(b batch, u *Undelivered) batch {
+	undelivered := u.Among(len(b.items))
 	if undelivered == nil {
 		return b
 	}
-	isRest := make([]bool, len(b.items))
-	for _, i := range undelivered {
-		if i < 0 || i >= len(b.items) {
-			return b
-		}
-		isRest[i] = true
-	}
 	rest := batch{refused: b.refused}
 	var delivered batch
-	for i, is := range isRest {
+	for i, not := range undelivered {
 		part := &delivered
-		if is {
+		if not {
 			part = &rest
 		}
 		part.items = append(part.items, b.items[i])

@@ -52,6 +52,22 @@ func (u *Undelivered) Error() string {
 // Unwrap returns the cause.
 func (u *Undelivered) Unwrap() error { return u.Err }
 
+// Among tells of each record of a batch of that size whether it was not delivered; nil stands for all of them. An index that the batch does
+// not have makes the answer worthless, so it stands for all as well.
+func (u *Undelivered) Among(size int) (not []bool) {
+	if u.Records == nil {
+		return nil
+	}
+	not = make([]bool, size)
+	for _, i := range u.Records {
+		if i < 0 || i >= size {
+			return nil
+		}
+		not[i] = true
+	}
+	return not
+}
+
 // Permanent marks an error as final for a whole batch.
 func Permanent(err error) error { return &Undelivered{Permanent: true, Err: err} }
 

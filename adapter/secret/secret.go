@@ -241,6 +241,27 @@ func (s *Store) publish(name string, now *state) {
 // read returns the digests of a file's values: one value a line, white space around it and empty lines left out, so that the
 // newline which editors add is no part of it and several values can be valid during a rotation.
 func read(path string) ([]config.Digest, error) {
+	content, err := ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var digests []config.Digest
+	for line := range bytes.Lines(content) {
+		if value := bytes.TrimSpace(line); len(value) > 0 {
+			digests = append(digests, sha256.Sum256(value))
+		}
+	}
+	switch {
+	case len(digests) == 0:
+		return nil, fmt.Errorf("the file %s holds no value", path)
+	case len(digests) > MaxValues:
+		return nil, fmt.Errorf("the file %s holds %d values; use at most %d", path, len(digests), MaxValues)
+	}
+	return digests, nil
+}
+
+// ReadFile returns the content of a regular file of at most MaxFileBytes.
+func ReadFile(path string) ([]byte, error) {
 	// To open a named pipe would wait for somebody to write.
 	info, err := os.Stat(path)
 	switch {
@@ -257,23 +278,8 @@ func read(path string) ([]config.Digest, error) {
 	}
 	defer func() { _ = file.Close() }()
 	content, err := io.ReadAll(io.LimitReader(file, MaxFileBytes+1))
-	if err != nil {
-		return nil, err
+	if err == nil && len(content) > MaxFileBytes {
+		err = fmt.Errorf("the file %s has more than %d bytes", path, MaxFileBytes)
 	}
-	if len(content) > MaxFileBytes {
-		return nil, fmt.Errorf("the file %s has more than %d bytes", path, MaxFileBytes)
-	}
-	var digests []config.Digest
-	for line := range bytes.Lines(content) {
-		if value := bytes.TrimSpace(line); len(value) > 0 {
-			digests = append(digests, sha256.Sum256(value))
-		}
-	}
-	switch {
-	case len(digests) == 0:
-		return nil, fmt.Errorf("the file %s holds no value", path)
-	case len(digests) > MaxValues:
-		return nil, fmt.Errorf("the file %s holds %d values; use at most %d", path, len(digests), MaxValues)
-	}
-	return digests, nil
+	return content, err
 }

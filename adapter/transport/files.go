@@ -3,16 +3,15 @@ package transport
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/tollgate-mesh/tollgate/adapter/secret"
 )
 
 // File is what became of one of the files that are read again and again.
@@ -27,13 +26,9 @@ type File struct {
 	Err error
 }
 
-const (
-	// lookEvery is how often files are read. They are a handful and small, so reading them costs less than to know which events a file
-	// system reports: a rename, a swap of the symbolic link above, or nothing at all.
-	lookEvery = time.Second
-	// maxFileBytes bounds each.
-	maxFileBytes = 1 << 20
-)
+// lookEvery is how often files are read. They are a handful and small, so reading them costs less than to know which events a file
+// system reports: a rename, a swap of the symbolic link above, or nothing at all.
+const lookEvery = time.Second
 
 // followed is what some files hold, together: it changes with them, and stays as it is while they hold nothing that can be used.
 type followed[T any] struct {
@@ -123,34 +118,11 @@ func fingerprint(contents [][]byte, err error) [sha256.Size]byte {
 func readAll(paths []string) ([][]byte, error) {
 	contents := make([][]byte, 0, len(paths))
 	for _, path := range paths {
-		content, err := readFile(path)
+		content, err := secret.ReadFile(path)
 		if err != nil {
 			return nil, err
 		}
 		contents = append(contents, content)
 	}
 	return contents, nil
-}
-
-func readFile(path string) ([]byte, error) {
-	// To open a named pipe would wait for somebody to write.
-	info, err := os.Stat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("the file %s does not exist", path)
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is no regular file", path)
-	}
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = file.Close() }()
-	content, err := io.ReadAll(io.LimitReader(file, maxFileBytes+1))
-	if err == nil && len(content) > maxFileBytes {
-		err = fmt.Errorf("the file %s has more than %d bytes", path, maxFileBytes)
-	}
-	return content, err
 }

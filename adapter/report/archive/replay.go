@@ -242,7 +242,7 @@ func (r Replay) deliver(ctx context.Context, batch []record.Record, o *Outcome) 
 		if u, ok := errors.AsType[*report.Undelivered](err); ok {
 			pause = max(pause, u.After)
 			var delivered int
-			delivered, batch = split(batch, u.Records)
+			delivered, batch = split(batch, u)
 			o.Delivered += uint64(delivered) //nolint:gosec // is at least 0
 			if u.Permanent {
 				if err = r.keep(batch, u); err == nil {
@@ -271,21 +271,14 @@ func (r Replay) choose(batch []record.Record, o *Outcome) []record.Record {
 	return chosen
 }
 
-// split counts the records that were delivered and returns the others: those at the indices, or all where there are none or one is not
-// of the batch.
-func split(batch []record.Record, indices []int) (delivered int, rest []record.Record) {
-	if indices == nil {
+// split counts the records that were delivered and returns the others.
+func split(batch []record.Record, u *report.Undelivered) (delivered int, rest []record.Record) {
+	undelivered := u.Among(len(batch))
+	if undelivered == nil {
 		return 0, batch
 	}
-	isRest := make([]bool, len(batch))
-	for _, i := range indices {
-		if i < 0 || i >= len(batch) {
-			return 0, batch
-		}
-		isRest[i] = true
-	}
-	for i, is := range isRest {
-		if is {
+	for i, not := range undelivered {
+		if not {
 			rest = append(rest, batch[i])
 		}
 	}

@@ -89,23 +89,18 @@ func (a *attempt) send(ctx context.Context, part []int, send func(context.Contex
 	if !ok {
 		return nil, err
 	}
-	if u.Records != nil {
-		open := make([]bool, len(part))
-		for _, i := range u.Records {
-			open[i] = true
-		}
-		for i, index := range part {
-			if open[i] {
-				suspects = append(suspects, index)
-			} else {
-				a.delivered[index] = true
-			}
+	undelivered := u.Among(len(part))
+	for i, not := range undelivered {
+		if not {
+			suspects = append(suspects, part[i])
+		} else {
+			a.delivered[part[i]] = true
 		}
 	}
 	switch {
 	case !u.Permanent:
 		return nil, &report.Undelivered{After: u.After, Err: u.Err}
-	case u.Records == nil:
+	case undelivered == nil:
 		a.refuse(part, u.Err)
 		return nil, nil
 	case len(part) == 1:
