@@ -1990,7 +1990,7 @@ type Lifetime struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How long, 1ms to 24h.
 	Duration *durationpb.Duration `protobuf:"bytes,1,opt,name=duration,proto3" json:"duration,omitempty"`
-	// How many requests, 1 to 2147483647.
+	// How many requests after the one that was asked for, 1 to 2147483647.
 	Uses *int64 `protobuf:"varint,2,opt,name=uses,proto3,oneof" json:"uses,omitempty"`
 	// Not at all: every request is asked anew. Not together with duration or uses.
 	SingleUse     bool `protobuf:"varint,3,opt,name=single_use,json=singleUse,proto3" json:"single_use,omitempty"`
