@@ -26,7 +26,8 @@ type ReportLimits struct {
 	Wait time.Duration
 }
 
-// besideChecks is the share of Calls that is let in while checks are being served: one in so many, but always one.
+// besideChecks is the share of Calls that is let in at once while checks are being served: one in so many, but always one. Others
+// wait first.
 const besideChecks = 4
 
 // admission lets report calls in, in the order in which they came.
@@ -69,19 +70,29 @@ func (a *admission) enter(ctx context.Context) *admitted {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if i := slices.Index(a.waiting, turn); i >= 0 {
-		a.waiting = slices.Delete(a.waiting, i, i+1)
-		return nil
+	i := slices.Index(a.waiting, turn)
+	if i < 0 {
+		return &admitted{admission: a} // its turn came at the same moment
 	}
-	return &admitted{admission: a} // its turn came at the same moment
+	a.waiting = slices.Delete(a.waiting, i, i+1)
+	// It has made way for checks long enough: for their sake reports come later, and none is lost.
+	if ctx.Err() == nil && a.below(a.limits.Calls) {
+		a.calls++
+		return &admitted{admission: a}
+	}
+	return nil
 }
 
-// room reports whether one more call may come in.
+// room reports whether one more call may come in at once.
 func (a *admission) room() bool {
-	calls := a.limits.Calls
 	if a.checks.Serving() {
-		calls /= besideChecks
+		return a.below(a.limits.Calls / besideChecks)
 	}
+	return a.below(a.limits.Calls)
+}
+
+// below reports whether there are fewer calls than that, but always room for one, and fewer bytes than may be.
+func (a *admission) below(calls int) bool {
 	return a.calls < max(calls, 1) && a.bytes < max(a.limits.Bytes, 1)
 }
 

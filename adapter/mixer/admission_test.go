@@ -74,27 +74,43 @@ func TestAdmissionIsBoundedByBytes(t *testing.T) {
 	})
 }
 
+// While checks are served most reports wait, and are let in all the same when they have waited: only the bound itself refuses.
 func TestAdmissionLeavesRoomForChecks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		const calls, wait = 8, 50 * time.Millisecond
 		checks := pace.New()
-		checks.Served(time.Now())
-		a := &admission{limits: ReportLimits{Calls: 8, Bytes: 100}, checks: checks}
+		a := &admission{limits: ReportLimits{Calls: calls, Bytes: 100, Wait: wait}, checks: checks}
 		var places []*admitted
-		fill := func() int {
-			for place := a.enter(t.Context()); place != nil; place = a.enter(t.Context()) {
-				places = append(places, place)
+		for n := range calls {
+			checks.Served(time.Now())
+			begin, want := time.Now(), time.Duration(0)
+			if n >= calls/besideChecks {
+				want = wait
 			}
-			return len(places)
+			place := a.enter(t.Context())
+			require.NotNil(t, place)
+			assert.Equal(t, want, time.Since(begin), "%d are in", n)
+			places = append(places, place)
 		}
-		assert.Equal(t, 8/besideChecks, fill())
-		time.Sleep(time.Second)
-		assert.Equal(t, 8, fill())
+		assert.Nil(t, a.enter(t.Context()))
 		for _, place := range places {
 			place.leave()
 		}
+		time.Sleep(time.Second)
+		begin := time.Now()
+		for range calls {
+			assert.NotNil(t, a.enter(t.Context()))
+		}
+		assert.Equal(t, begin, time.Now(), "without checks nobody waits")
+
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
 		checks.Served(time.Now())
-		a.limits = ReportLimits{}
+		a = &admission{limits: ReportLimits{Wait: wait}, checks: checks}
 		assert.NotNil(t, a.enter(t.Context()), "one is let in whatever the limits say")
+		assert.Nil(t, a.enter(gone))
+		assert.Empty(t, a.waiting)
+		assert.Equal(t, 1, a.calls)
 	})
 }
 
