@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -108,6 +109,9 @@ func (s *Store) Take(ctx context.Context, request quota.Take) (quota.Taken, erro
 		script, args = s.bucket, append(args, request.Limit.Refill)
 	}
 	answer, err := script.Run(ctx, s.client, keys, args...).Int64Slice()
+	if err != nil && strings.HasPrefix(err.Error(), "redis: can't parse") { // and what follows is the other side's
+		err = errors.New("what answers is no Redis; check the address")
+	}
 	if err != nil {
 		return quota.Taken{}, err
 	}
