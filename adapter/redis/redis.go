@@ -10,6 +10,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -109,17 +111,24 @@ func (s *Store) Take(ctx context.Context, request quota.Take) (quota.Taken, erro
 		script, args = s.bucket, append(args, request.Limit.Refill)
 	}
 	answer, err := script.Run(ctx, s.client, keys, args...).Int64Slice()
-	if err != nil && strings.HasPrefix(err.Error(), "redis: can't parse") { // and what follows is the other side's
-		err = errors.New("what answers is no Redis; check the address")
-	}
 	if err != nil {
-		return quota.Taken{}, err
+		return quota.Taken{}, withoutReply(err)
 	}
 	const fields = 2
 	if len(answer) != fields || answer[0] < 0 || answer[0] > request.Amount {
 		return quota.Taken{}, errors.New("the script's answer is none; something else writes to its keys")
 	}
 	return quota.Taken{Amount: answer[0], Rest: time.Duration(answer[1]) * time.Microsecond}, nil
+}
+
+// withoutReply takes out of the library's errors what they quote of a reply that is none: it may be anything, and errors are logged.
+func withoutReply(err error) error {
+	_, length := errors.AsType[*strconv.NumError](err)
+	quotes := func(words string) bool { return strings.Contains(err.Error(), words) }
+	if length || slices.ContainsFunc([]string{"redis: can't parse", "redis: can't read", "redis: invalid", "bigInt("}, quotes) {
+		return errors.New("what answers is no Redis; check the address")
+	}
+	return err
 }
 
 // Close closes all connections.

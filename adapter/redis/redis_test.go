@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"math"
 	"math/rand/v2"
 	"net"
@@ -367,6 +368,34 @@ func TestAway(t *testing.T) {
 	require.Eventually(t, back, patience, 10*time.Millisecond)
 	s.do(t, "SCRIPT", "FLUSH")
 	require.True(t, back(), "a script that is gone is sent again")
+}
+
+// What answers may be anything, and is not for the log. This one is a fake.
+func TestWhatIsNoRedis(t *testing.T) {
+	for _, reply := range []string{"\x00\xff planted", "$planted", "*planted", "%planted", ":planted", "(planted", "_planted", "#planted", "=3\r\nplanted", ">planted"} {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		var serving sync.WaitGroup
+		serving.Go(func() {
+			for {
+				connection, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = connection.Read(make([]byte, 1024))
+				_, _ = io.WriteString(connection, strings.Repeat(reply+"\r\n", 8))
+				connection.Close()
+			}
+		})
+		store, err := redis.Open(redis.Options{Addresses: []string{listener.Addr().String()}, Timeout: patience})
+		require.NoError(t, err)
+		_, err = store.Take(t.Context(), quota.Take{Amount: 1, Limit: fixedWindow(10, time.Hour)})
+		require.Error(t, err, reply)
+		assert.NotContains(t, err.Error(), "planted", reply)
+		require.NoError(t, store.Close())
+		listener.Close()
+		serving.Wait()
+	}
 }
 
 // A cluster wants all keys of a script on one node.
