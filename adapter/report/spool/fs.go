@@ -78,7 +78,7 @@ func (osFS) Lock(name string) (io.Closer, error) {
 		return nil, err
 	}
 	// InUse of some other process may share the lock for a moment.
-	const attempts, pause = 20, time.Millisecond
+	const attempts, pause = 100, 5 * time.Millisecond
 	for range attempts {
 		if err = lockFile(f); !errors.Is(err, errLocked) {
 			break
@@ -89,8 +89,15 @@ func (osFS) Lock(name string) (io.Closer, error) {
 		_ = f.Close()
 		return nil, err
 	}
-	return f, nil
+	return heldLock{f}, nil
 }
+
+// heldLock is a file whose lock is taken.
+type heldLock struct{ file *os.File }
+
+// Close gives the lock back by name: to close the file would leave it with a process that is just being started and shares the file until
+// its program begins.
+func (l heldLock) Close() error { return errors.Join(unlockFile(l.file), l.file.Close()) }
 
 func (osFS) Create(name string) (file, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)

@@ -12,6 +12,8 @@ import (
 // lockFile takes the lock that ends with the process, however it ends.
 func lockFile(f *os.File) error { return flock(f, syscall.LOCK_EX) }
 
+func unlockFile(f *os.File) error { return flock(f, syscall.LOCK_UN) }
+
 // lockHeld reports whether somebody has the lock of a file. A file that is not there is nobody's.
 func lockHeld(name string) (bool, error) {
 	f, err := os.Open(name)
@@ -21,14 +23,10 @@ func lockHeld(name string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	err = flock(f, syscall.LOCK_SH)
-	if closing := f.Close(); err == nil { // which ends the lock
-		err = closing
+	if err = flock(f, syscall.LOCK_SH); errors.Is(err, errLocked) {
+		return true, f.Close()
 	}
-	if errors.Is(err, errLocked) {
-		return true, nil
-	}
-	return false, err
+	return false, errors.Join(err, heldLock{f}.Close())
 }
 
 func flock(f *os.File, how int) error {

@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -112,4 +113,23 @@ func TestInspectTellsDamagedHeaders(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, 2, again.Headers)
 	assert.Equal(t, Damage{Torn: 100 - headerBytes}, again.Damage)
+}
+
+// A process that is just being started shares the files of the one that starts it until its own program begins.
+func TestLockEndsWithItsOwner(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), lockName)
+	for range 2 {
+		lock, err := LockFile(name)
+		require.NoError(t, err)
+		held, ok := lock.(heldLock)
+		require.True(t, ok)
+		shared, err := syscall.Dup(int(held.file.Fd()))
+		require.NoError(t, err)
+		t.Cleanup(func() { assert.NoError(t, syscall.Close(shared)) })
+		_, err = LockFile(name)
+		class, _ := ClassOf(err)
+		assert.Equal(t, Locked, class, "%v", err)
+		require.NoError(t, lock.Close())
+	}
 }
