@@ -2,6 +2,7 @@ package follow
 
 import (
 	"context"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -19,11 +20,21 @@ func (all Documents[T]) ReadFiles(ctx context.Context) {
 	}
 }
 
-// Run follows all of them until ctx is done.
+// Run follows all of them until ctx is done: it reads each whenever that is due. Only one Run or Read of a document may go on at a time.
 func (all Documents[T]) Run(ctx context.Context) error {
+	var files []*watched
 	var group errgroup.Group
 	for _, d := range all {
-		group.Go(func() error { d.Run(ctx); return nil })
+		if d.source.File != "" {
+			files = append(files, &watched{directory: filepath.Dir(d.source.File), changed: d.changed, logger: d.logger})
+		}
+	}
+	// Before any is read: a change between reading and watching would be missed.
+	if watch := newWatch(files); watch != nil {
+		group.Go(func() error { watch.run(ctx); return nil })
+	}
+	for _, d := range all {
+		group.Go(func() error { d.follow(ctx); return nil })
 	}
 	return group.Wait()
 }

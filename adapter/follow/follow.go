@@ -51,6 +51,8 @@ type Document[T any] struct {
 	logger *slog.Logger
 	state  atomic.Pointer[state[T]]
 	wanted chan struct{}
+	// changed is told that the file may have changed.
+	changed chan struct{}
 
 	read, failed atomic.Uint64
 
@@ -86,7 +88,7 @@ type state[T any] struct {
 func New[T any](source Source, parse func(document []byte) (T, error), logger *slog.Logger) *Document[T] {
 	d := &Document[T]{
 		source: source, fetch: source.fetch, parse: parse, logger: logger,
-		wanted: make(chan struct{}, 1), ended: make(chan struct{}),
+		wanted: make(chan struct{}, 1), changed: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
 	d.state.Store(&state[T]{})
 	return d
@@ -119,7 +121,7 @@ func (d *Document[T]) Last() (value T, stats Stats) {
 	return now.value, stats
 }
 
-// Want asks Run for an attempt as soon as one may be made. It returns at once.
+// Want asks for an attempt as soon as one may be made. It returns at once.
 func (d *Document[T]) Want() {
 	select {
 	case d.wanted <- struct{}{}:
@@ -147,18 +149,8 @@ const (
 	tellAgain = time.Minute
 )
 
-// Run reads the document whenever that is due, until ctx is done. Only one Run or Read of a document may go on at a time.
-func (d *Document[T]) Run(ctx context.Context) {
-	var changed <-chan struct{}
-	if d.source.File != "" {
-		var stop func()
-		changed, stop = watch(ctx, d.source.File, d.logger)
-		defer stop()
-	}
-	d.follow(ctx, changed)
-}
-
-func (d *Document[T]) follow(ctx context.Context, changed <-chan struct{}) {
+// follow reads the document whenever that is due, until ctx is done. Only one of it or Read may go on at a time.
+func (d *Document[T]) follow(ctx context.Context) {
 	var last time.Time
 	failures := 0
 	// At once: a file may have changed between the first look and the watch.
@@ -169,7 +161,7 @@ func (d *Document[T]) follow(ctx context.Context, changed <-chan struct{}) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-changed:
+		case <-d.changed:
 			// A burst of events, such as a ConfigMap's swap, is to end first; one without an end is not waited for.
 			due = earlier(due, later(time.Now().Add(settle), last.Add(rest)))
 		case <-d.wanted:

@@ -99,7 +99,7 @@ func run(t *testing.T, d *follow.Document[string]) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		d.Run(ctx)
+		_ = follow.Documents[string]{"d": d}.Run(ctx)
 	}()
 	t.Cleanup(func() {
 		cancel()

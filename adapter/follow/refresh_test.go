@@ -63,7 +63,7 @@ func inBubble(t *testing.T, s *served, test func(t *testing.T, d *Document[int])
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			d.Run(ctx)
+			_ = Documents[int]{"d": d}.Run(ctx)
 		}()
 		test(t, d)
 		cancel()
@@ -209,15 +209,14 @@ func fromEvents(t *testing.T, s *served, logger *slog.Logger, test func(t *testi
 		d := New(Source{File: "unused", Refresh: time.Hour, MaxStale: 2 * time.Hour, Timeout: time.Second},
 			func(document []byte) (int, error) { return strconv.Atoi(string(document)) }, logger)
 		d.fetch = s.fetch
-		events := make(chan struct{})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			d.follow(ctx, events)
+			d.follow(ctx)
 		}()
 		synctest.Wait()
-		test(t, d, events)
+		test(t, d, d.changed)
 		cancel()
 		<-done
 	})

@@ -7,14 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
-
-	"github.com/fsnotify/fsnotify"
 )
 
 // fetch returns the document as it is now.
@@ -105,47 +101,4 @@ func withoutAddress(err error) error {
 		return with.Err
 	}
 	return err
-}
-
-// watch tells of changes in the file's directory until it is stopped: files are replaced by a rename. Where the system reports none,
-// changes are found by looking now and then.
-func watch(ctx context.Context, file string, logger *slog.Logger) (changed <-chan struct{}, stop func()) {
-	watcher, err := fsnotify.NewWatcher()
-	if err == nil {
-		if err = watcher.Add(filepath.Dir(file)); err != nil {
-			_ = watcher.Close()
-		}
-	}
-	if err != nil {
-		logger.Warn("a document's file is looked at every 30s, because its directory cannot be watched", "error", err)
-		return nil, func() {}
-	}
-	events := make(chan struct{}, 1)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case _, ok := <-watcher.Events:
-				if !ok {
-					return
-				}
-			case err, ok := <-watcher.Errors:
-				if !ok {
-					return
-				}
-				logger.Warn("watching a document's file", "error", err) // an event may be lost, so it is looked at
-			}
-			select {
-			case events <- struct{}{}:
-			default:
-			}
-		}
-	}()
-	return events, func() {
-		_ = watcher.Close()
-		<-done
-	}
 }

@@ -32,7 +32,7 @@ type issuerKeys struct {
 	answered <-chan struct{}
 }
 
-// newIssuerKeys reads the keys of a file. Those of a URL are not there until run.
+// newIssuerKeys reads the keys of a file. Those of a URL are not there until Transport.Run.
 func newIssuerKeys(ctx context.Context, setting string, s *settings.JWT, logger *slog.Logger) (*issuerKeys, error) {
 	source := follow.Source{
 		File: s.KeysFile, URL: s.KeysURL, CA: s.KeysCA, Accept: jwt.KeySetTypes,
@@ -93,22 +93,6 @@ func (k *issuerKeys) renew(ctx context.Context) {
 	case <-enough.C:
 	case <-ctx.Done():
 	}
-}
-
-// run follows the keys until ctx is done. It calls begun after the first attempt, whether that brought any or not.
-func (k *issuerKeys) run(ctx context.Context, begun func()) {
-	first := k.document.Next()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		k.document.Run(ctx)
-	}()
-	select {
-	case <-first:
-	case <-done:
-	}
-	begun()
-	<-done
 }
 
 func (k *issuerKeys) file() File {

@@ -12,6 +12,8 @@ import (
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/tollgate-mesh/tollgate/adapter/follow"
+	"github.com/tollgate-mesh/tollgate/adapter/policy/jwt"
 	"github.com/tollgate-mesh/tollgate/adapter/secret"
 	"github.com/tollgate-mesh/tollgate/adapter/settings"
 	"github.com/tollgate-mesh/tollgate/adapter/transport/clientname"
@@ -106,18 +108,26 @@ func (t *Transport) issuerKeys() (all []*issuerKeys) {
 // Run follows certificates and keys until ctx is done. It calls begun as soon as every issuer was asked for its keys, whether it answered
 // or not, so that the first calls need not wait for them.
 func (t *Transport) Run(ctx context.Context, begun func()) {
-	var all, first sync.WaitGroup
+	var all sync.WaitGroup
 	if t.certificates != nil {
 		all.Go(func() { t.certificates.pair.follow(ctx, t.logger) })
 		if t.certificates.clientCAs != nil {
 			all.Go(func() { t.certificates.clientCAs.follow(ctx, t.logger) })
 		}
 	}
+	documents := follow.Documents[*jwt.Keys]{}
+	var first []<-chan struct{}
 	for _, keys := range t.issuerKeys() {
-		first.Add(1)
-		all.Go(func() { keys.run(ctx, first.Done) })
+		documents[keys.setting] = keys.document
+		first = append(first, keys.document.Next())
 	}
-	first.Wait()
+	all.Go(func() { _ = documents.Run(ctx) })
+	for _, ended := range first {
+		select {
+		case <-ended:
+		case <-ctx.Done():
+		}
+	}
 	begun()
 	all.Wait()
 }
