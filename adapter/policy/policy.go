@@ -163,9 +163,8 @@ func (p *Policy) askWithin(ctx context.Context, deadline time.Time, check Check,
 	}
 	verdict := make(chan Verdict, 1)
 	go func() {
-		defer p.gate.leave()
 		growStack(false)
-		verdict <- ask(ctx, check, request)
+		verdict <- p.askInPlace(ctx, check, request)
 	}()
 	select {
 	case v := <-verdict:
@@ -173,6 +172,12 @@ func (p *Policy) askWithin(ctx context.Context, deadline time.Time, check Check,
 	case <-ctx.Done():
 		return Failing(Fail(config.Timeout, "check %s took longer than its budget", check.Name()))
 	}
+}
+
+// askInPlace asks a check that has a place at the gate, which is free before the verdict is told: the call's next check may want it.
+func (p *Policy) askInPlace(ctx context.Context, check Check, request *Request) Verdict {
+	defer p.gate.leave()
+	return ask(ctx, check, request)
 }
 
 // growStack makes the stack of a new goroutine as large as programs need it, at once and while there is nothing on it. Else it grows in

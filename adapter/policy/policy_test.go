@@ -236,6 +236,18 @@ func TestGateHasAPlace(t *testing.T) {
 	assert.Equal(t, 7, policy.NewGate(7, 0).Limit())
 }
 
+// The place of a check is free when the call's next one wants it.
+func TestChecksOfACallDoNotCrowdEachOther(t *testing.T) {
+	t.Parallel()
+	const many = 20_000
+	check := gives("slow", policy.Compute, policy.Pass("done"))
+	c := policy.Compiler{Kinds: []policy.Kind{fakeKind{checks: []policy.Check{check, check}}}, Timeout: time.Minute, Gate: policy.NewGate(1, 0)}
+	p := c.Compile(naming(handler(), 2), nil)
+	for range many {
+		require.Equal(t, "done", p.Evaluate(t.Context(), &policy.Request{}).Reason)
+	}
+}
+
 // Instant checks need no place, and neither does a decision that they make.
 func TestInstantChecksNeedNoPlace(t *testing.T) {
 	t.Parallel()
