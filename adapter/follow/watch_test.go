@@ -3,10 +3,10 @@ package follow
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -34,13 +34,13 @@ func watchers(t *testing.T) int {
 func TestOneWatcherForAll(t *testing.T) { //nolint:paralleltest // it counts what the process has open
 	const many = 20
 	root := t.TempDir()
-	path := func(i int) string { return filepath.Join(root, fmt.Sprint(i), "d") }
+	path := func(i int) string { return filepath.Join(root, strconv.Itoa(i), "d") }
 	all := Documents[string]{}
 	for i := range many {
 		require.NoError(t, os.Mkdir(filepath.Dir(path(i)), 0o700))
 		require.NoError(t, os.WriteFile(path(i), []byte("first"), 0o600))
 		source := Source{File: path(i), MaxBytes: 100, Refresh: time.Hour, MaxStale: 2 * time.Hour, Timeout: time.Minute}
-		all[fmt.Sprint(i)] = New(source, func(document []byte) (string, error) { return string(document), nil }, slog.New(slog.DiscardHandler))
+		all[strconv.Itoa(i)] = New(source, func(document []byte) (string, error) { return string(document), nil }, slog.New(slog.DiscardHandler))
 	}
 	everywhere := func(want string) func() bool {
 		return func() bool {
