@@ -1,7 +1,6 @@
 package adapter
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"maps"
@@ -29,6 +28,7 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 	"istio.io/api/mixer/adapter/model/v1beta1"
 
+	"github.com/tollgate-mesh/tollgate/adapter/logtest"
 	"github.com/tollgate-mesh/tollgate/adapter/mixer"
 	"github.com/tollgate-mesh/tollgate/adapter/mixer/mixertest"
 	"github.com/tollgate-mesh/tollgate/adapter/observe"
@@ -43,7 +43,7 @@ const patience = 2 * time.Minute
 // service is an adapter that runs.
 type service struct {
 	*Adapter
-	log        *lockedBuffer
+	log        *logtest.Buffer
 	connection *grpc.ClientConn
 	cancel     context.CancelFunc
 	ended      chan error
@@ -61,7 +61,7 @@ func start(tb testing.TB, change func(s *settings.Settings)) *service {
 		change(&s)
 	}
 	require.NoError(tb, s.Validate())
-	log := &lockedBuffer{}
+	log := &logtest.Buffer{}
 	logger, err := observe.NewLogger(log, s.Log.Level, s.Log.Format)
 	require.NoError(tb, err)
 	a, err := New(tb.Context(), s, "test", logger)
@@ -140,24 +140,6 @@ func (s *service) health(t *testing.T, name string) healthpb.HealthCheckResponse
 	response, err := healthpb.NewHealthClient(s.connection).Check(t.Context(), &healthpb.HealthCheckRequest{Service: name})
 	require.NoError(t, err)
 	return response.GetStatus()
-}
-
-// lockedBuffer may be written to and read at once.
-type lockedBuffer struct {
-	mu      sync.Mutex
-	content bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.content.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.content.String()
 }
 
 // bucketAdmins is the policy known from Mixer's opa adapter, for the subject that mixertest makes.

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/tollgate-mesh/tollgate/adapter/logtest"
 	"github.com/tollgate-mesh/tollgate/adapter/mixer"
 	"github.com/tollgate-mesh/tollgate/adapter/mixer/mixertest"
 	"github.com/tollgate-mesh/tollgate/adapter/observe"
@@ -150,7 +151,7 @@ func TestASpoolBelongsToOneProcess(t *testing.T) {
 	s := settings.Default()
 	s.Listen, s.Admin = "127.0.0.1:0", ""
 	change(&s)
-	logger, err := observe.NewLogger(&lockedBuffer{}, "info", "json")
+	logger, err := observe.NewLogger(&logtest.Buffer{}, "info", "json")
 	require.NoError(t, err)
 	_, err = New(t.Context(), s, "test", logger)
 	require.ErrorContains(t, err, "reports.sinks.main: spool "+filepath.Join(directory, "main")+": locked")
@@ -290,7 +291,7 @@ func TestSinksRefuseTheirSettings(t *testing.T) {
 				Sinks: map[string]settings.Sink{"good": {Stdout: &settings.StdoutSink{}}, "z-bad": c.sink},
 			}
 			require.NoError(t, s.Validate())
-			logger, err := observe.NewLogger(&lockedBuffer{}, "info", "json")
+			logger, err := observe.NewLogger(&logtest.Buffer{}, "info", "json")
 			require.NoError(t, err)
 			_, err = New(t.Context(), s, "test", logger)
 			require.Error(t, err)

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"istio.io/api/mixer/adapter/model/v1beta1"
 
+	"github.com/tollgate-mesh/tollgate/adapter/logtest"
 	"github.com/tollgate-mesh/tollgate/adapter/mixer/mixertest"
 	"github.com/tollgate-mesh/tollgate/adapter/observe"
 	"github.com/tollgate-mesh/tollgate/adapter/settings"
@@ -161,7 +162,7 @@ func TestRunWithAContextThatIsDone(t *testing.T) {
 		before := goroutines()
 		s := settings.Default()
 		s.Listen, s.Admin = "127.0.0.1:0", "127.0.0.1:0"
-		logger, err := observe.NewLogger(&lockedBuffer{}, "info", "json")
+		logger, err := observe.NewLogger(&logtest.Buffer{}, "info", "json")
 		require.NoError(t, err)
 		a, err := New(t.Context(), s, "test", logger)
 		require.NoError(t, err)

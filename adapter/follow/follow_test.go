@@ -1,7 +1,6 @@
 package follow_test
 
 import (
-	"bytes"
 	"compress/gzip"
 	"context"
 	"encoding/pem"
@@ -15,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -27,30 +25,13 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tollgate-mesh/tollgate/adapter/follow"
+	"github.com/tollgate-mesh/tollgate/adapter/logtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience is how long what ought to happen at once may take.
 const patience = 30 * time.Second
-
-// log is what a logger wrote.
-type log struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
 
 // source is one with generous bounds.
 func source() follow.Source {
@@ -81,8 +62,8 @@ func parsed(document []byte) (string, error) {
 	}
 }
 
-func newDocument(source follow.Source) (*follow.Document[string], *log) {
-	written := &log{}
+func newDocument(source follow.Source) (*follow.Document[string], *logtest.Buffer) {
+	written := &logtest.Buffer{}
 	return follow.New(source, parsed, slog.New(slog.NewTextHandler(written, nil))), written
 }
 

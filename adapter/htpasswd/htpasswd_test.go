@@ -1,13 +1,11 @@
 package htpasswd_test
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,6 +15,7 @@ import (
 
 	"github.com/tollgate-mesh/tollgate/adapter/follow"
 	"github.com/tollgate-mesh/tollgate/adapter/htpasswd"
+	"github.com/tollgate-mesh/tollgate/adapter/logtest"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/basic"
 )
 
@@ -26,24 +25,6 @@ const (
 	patience = 30 * time.Second
 	hash     = "$2y$05$abcdefghijklmnopqrstuukqWvEbofmMriqkf/BobvTmwuU8kStc."
 )
-
-// log is what a logger wrote.
-type log struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
 
 // mount makes a directory what a mounted Secret is: a link to a link to the file of a version.
 func mount(t *testing.T, directory, version, content string) {
@@ -63,7 +44,7 @@ func TestFilesAreFollowed(t *testing.T) {
 	from := func(name string) follow.Source {
 		return follow.Source{File: filepath.Join(directory, name), Refresh: time.Minute, MaxStale: time.Hour, Timeout: patience}
 	}
-	written := &log{}
+	written := &logtest.Buffer{}
 	store := htpasswd.Open(t.Context(), map[string]follow.Source{"staff": from("staff"), "away": from("away")}, slog.New(slog.NewTextHandler(written, nil)))
 	_, ok := store.File("unknown")
 	assert.False(t, ok)

@@ -23,6 +23,7 @@ import (
 
 	"github.com/tollgate-mesh/tollgate/adapter/follow"
 	"github.com/tollgate-mesh/tollgate/adapter/keyset"
+	"github.com/tollgate-mesh/tollgate/adapter/logtest"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/jwt"
 )
 
@@ -39,27 +40,9 @@ func document(keys int) []byte {
 	return []byte(`{"keys":[` + strings.Join(all, ",") + `]}`)
 }
 
-// log is a logger's output.
-type log struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 func newLogger(t *testing.T) *slog.Logger {
 	t.Helper()
-	written := &log{}
+	written := &logtest.Buffer{}
 	t.Cleanup(func() { assert.NotContains(t, written.String(), "planted") })
 	return slog.New(slog.NewTextHandler(written, nil))
 }

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"istio.io/api/mixer/adapter/model/v1beta1"
 
+	"github.com/tollgate-mesh/tollgate/adapter/logtest"
 	"github.com/tollgate-mesh/tollgate/adapter/mixer/mixertest"
 	"github.com/tollgate-mesh/tollgate/adapter/observe"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
@@ -48,7 +49,7 @@ func TestUnmarshalKeepsNothingOfTheBuffers(t *testing.T) {
 	sent := pooledCall(params, "abc")
 	for name, parts := range map[string]int{"one buffer": 1, "three buffers": 3} {
 		t.Run(name, func(t *testing.T) {
-			var log lockedBuffer
+			var log logtest.Buffer
 			observer := observe.New(slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})), "test")
 			door := newTestDoor(t, observer)
 
@@ -102,7 +103,7 @@ func (p *scribblingPool) Put(buffer *[]byte) {
 
 // The same over a real connection, with checks that are still running after their call was answered and its buffers are gone.
 func TestNothingBehindTheDoorReadsReusedBuffers(t *testing.T) {
-	var log lockedBuffer
+	var log logtest.Buffer
 	observer := observe.New(slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})), "test")
 	compiler := testCompiler()
 	late := &lateKind{Kind: compiler.Kinds[0], asked: make(chan string, 1), answered: make(chan struct{})}
@@ -197,24 +198,6 @@ func TestCodecMarshalsRepliesOfIstio(t *testing.T) {
 	got := &v1beta1.CheckResult{}
 	require.NoError(t, got.Unmarshal(data.Materialize()))
 	assert.Equal(t, want, got)
-}
-
-// lockedBuffer may be written to and read at once.
-type lockedBuffer struct {
-	mu      sync.Mutex
-	content bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.content.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.content.String()
 }
 
 // serve registers a door with a server on loopback and returns a connection to it.

@@ -10,12 +10,13 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tollgate-mesh/tollgate/adapter/logtest"
 	"github.com/tollgate-mesh/tollgate/adapter/observe"
 )
 
-func newLevel(t *testing.T, level string) (*slog.Logger, *observe.Level, *buffer) {
+func newLevel(t *testing.T, level string) (*slog.Logger, *observe.Level, *logtest.Buffer) {
 	t.Helper()
-	written := &buffer{}
+	written := &logtest.Buffer{}
 	logger, err := observe.NewLogger(written, level, "json")
 	require.NoError(t, err)
 	return logger, observe.LevelOf(logger), written
@@ -34,7 +35,7 @@ func TestLevelChanges(t *testing.T) {
 	assert.Equal(t, []map[string]any{
 		{"level": "INFO", "msg": "the log level was changed", "from": "info", "to": "debug", "by": "somebody"},
 		{"level": "INFO", "msg": "the log level was changed", "from": "debug", "to": "error", "by": "somebody", "for": "1h0m0s"},
-	}, written.lines(t), "whoever reads the log knows why it grows or falls silent")
+	}, lines(t, written), "whoever reads the log knows why it grows or falls silent")
 	level.Close()
 }
 
@@ -52,7 +53,7 @@ func TestLevelReturns(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		assert.Equal(t, observe.LevelState{Level: "warn", Configured: "warn"}, level.State())
-		lines := written.lines(t)
+		lines := lines(t, written)
 		assert.Equal(t, "the time is over", lines[len(lines)-1]["by"])
 
 		level.Set(t.Context(), slog.LevelDebug, time.Minute, "me")

@@ -23,6 +23,7 @@ import (
 
 	"github.com/tollgate-mesh/tollgate/adapter/decisionlog"
 	"github.com/tollgate-mesh/tollgate/adapter/follow"
+	"github.com/tollgate-mesh/tollgate/adapter/logtest"
 	"github.com/tollgate-mesh/tollgate/adapter/observe"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/rego"
@@ -36,38 +37,23 @@ import (
 	"github.com/tollgate-mesh/tollgate/config"
 )
 
-// buffer is a logger's output, safe for many writers.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
 // lines returns what was logged since the last call, and checks that it is JSON, one object a line.
-func (b *buffer) lines(t *testing.T) []map[string]any {
+func lines(t *testing.T, written *logtest.Buffer) []map[string]any {
 	t.Helper()
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	var all []map[string]any
-	for line := range strings.Lines(b.b.String()) {
+	for line := range strings.Lines(written.Take()) {
 		fields := map[string]any{}
 		require.NoError(t, json.Unmarshal([]byte(line), &fields), line)
 		assert.NotContains(t, line, "planted")
 		delete(fields, "time")
 		all = append(all, fields)
 	}
-	b.b.Reset()
 	return all
 }
 
-func newObserver(t *testing.T, level string) (*observe.Observer, *buffer) {
+func newObserver(t *testing.T, level string) (*observe.Observer, *logtest.Buffer) {
 	t.Helper()
-	written := &buffer{}
+	written := &logtest.Buffer{}
 	logger, err := observe.NewLogger(written, level, "json")
 	require.NoError(t, err)
 	return observe.New(logger, "v1.2.3"), written
@@ -147,7 +133,7 @@ func TestDecisionLine(t *testing.T) {
 	assert.Equal(t, []map[string]any{{
 		"level": "DEBUG", "msg": "decision", "handler": "shop", "instance": "auth.instance.ns", "outcome": "allow", "code": "OK", "check": "header/key",
 		"reason": "header_match", "valid_duration": "5s", "valid_use_count": 100.0, "revision": "0123456789ab", "cached": false, "elapsed": "1.5ms",
-	}}, written.lines(t))
+	}}, lines(t, written))
 
 	o.Decided(shop, "auth.instance.ns", failure(config.Timeout, "check rego took longer than its budget"), time.Second)
 	assert.Equal(t, []map[string]any{
@@ -159,7 +145,7 @@ func TestDecisionLine(t *testing.T) {
 			"level": "DEBUG", "msg": "decision", "handler": "shop", "instance": "auth.instance.ns", "outcome": "failed_open", "code": "OK", "check": "",
 			"reason": "timeout", "valid_duration": "-1s", "valid_use_count": 1.0, "revision": "", "cached": false, "elapsed": "1s",
 		},
-	}, written.lines(t))
+	}, lines(t, written))
 
 	// What a caller is told may hold what the policy took from the request, and the handler holds digests.
 	secret := policy.Decision{
@@ -171,7 +157,7 @@ func TestDecisionLine(t *testing.T) {
 		Denial: config.Denial{Message: "planted"},
 	}
 	o.Decided(holder, "auth.instance.ns", secret, 0)
-	assert.Len(t, written.lines(t), 1, "lines looks for what was planted")
+	assert.Len(t, lines(t, written), 1, "lines looks for what was planted")
 }
 
 func TestNoDecisionLineAtInfo(t *testing.T) {
@@ -179,7 +165,7 @@ func TestNoDecisionLineAtInfo(t *testing.T) {
 	o, written := newObserver(t, "info")
 	o.Decided(shop, "i", allow, 0)
 	o.Decided(shop, "i", policy.Decision{Code: config.PermissionDenied}, 0)
-	assert.Empty(t, written.lines(t))
+	assert.Empty(t, lines(t, written))
 }
 
 func TestFailuresAreThrottled(t *testing.T) {
@@ -193,7 +179,7 @@ func TestFailuresAreThrottled(t *testing.T) {
 		}
 		summary := func() []string {
 			var all []string
-			for _, line := range written.lines(t) {
+			for _, line := range lines(t, written) {
 				all = append(all, fmt.Sprint(line["handler"], " ", line["class"], " ", line["like_this_since_last_line"]))
 			}
 			return all
@@ -225,11 +211,11 @@ func TestThrottlesAreBounded(t *testing.T) {
 			handler := &config.Handler{Name: fmt.Sprint("h", i)}
 			o.Compiled(policy.Broken(handler, policy.Fail(config.ConfigurationFailure, "d")), 0)
 		}
-		assert.Len(t, written.lines(t), 1001)
+		assert.Len(t, lines(t, written), 1001)
 		for i := range 3000 {
 			o.Decided(&config.Handler{Name: fmt.Sprint("h", i)}, "i", failure(config.Panic, "d"), 0)
 		}
-		assert.Len(t, written.lines(t), 201)
+		assert.Len(t, lines(t, written), 201)
 	})
 }
 
@@ -244,13 +230,13 @@ func TestThrottlesForget(t *testing.T) {
 		for i := range 3000 {
 			refused(i)
 		}
-		assert.Len(t, written.lines(t), 1001)
+		assert.Len(t, lines(t, written), 1001)
 		time.Sleep(time.Hour)
 		for i := range 10 {
 			refused(5000 + i)
 			refused(5000 + i)
 		}
-		assert.Len(t, written.lines(t), 10)
+		assert.Len(t, lines(t, written), 10)
 	})
 }
 
@@ -276,14 +262,14 @@ func TestCompiled(t *testing.T) {
 	assert.Equal(t, []map[string]any{{
 		"level": "INFO", "msg": "handler compiled", "handler": "shop", "fingerprint": "0123456789ab", "checks": []any{"stub"},
 		"modes": "open: configuration", "elapsed": "1ms",
-	}}, written.lines(t))
+	}}, lines(t, written))
 
 	o.Compiled(compiler.Compile(&opened, config.Problems{{Field: "a", Text: "b"}, {Field: "c", Text: "d"}}), time.Millisecond)
 	o.Compiled(compiler.Compile(&opened, config.Problems{{Field: "a", Text: "b"}}), time.Millisecond)
 	assert.Equal(t, []map[string]any{{
 		"level": "WARN", "msg": "a handler cannot decide", "handler": "shop", "fingerprint": "0123456789ab", "class": "configuration",
 		"mode": "open", "detail": "a: b; c: d", "like_this_since_last_line": 0.0,
-	}}, written.lines(t))
+	}}, lines(t, written))
 
 	o.Compiled(policy.Broken(shop, policy.Fail(config.Panic, "d")), time.Millisecond)
 	assert.Equal(t, map[string]int{"result=ok": 1, "result=configuration": 2, "result=panic": 1}, samples(t, o, "tollgate_handlers_compiled_total"))
@@ -420,7 +406,7 @@ func TestWidePoliciesAreTold(t *testing.T) {
 	} {
 		handler.Rego = &config.RegoPolicy{Modules: []string{module}, Decision: "data.p.allow", Version: config.RegoV0}
 		o.Compiled(compiler.Compile(&handler, nil), time.Millisecond)
-		lines := written.lines(t)
+		lines := lines(t, written)
 		if because == nil {
 			assert.Len(t, lines, 1)
 			continue
@@ -460,7 +446,7 @@ func TestReportsAreCounted(t *testing.T) {
 	}, samples(t, o, "tollgate_reports_total"))
 	assert.Equal(t, map[string]int{"kind=logentry,result=ok": 1, "kind=metric,result=full": 1, "kind=metric,result=canceled": 1}, samples(t, o, "tollgate_report_calls_total"))
 	var messages []any
-	for _, line := range written.lines(t) {
+	for _, line := range lines(t, written) {
 		messages = append(messages, line["msg"])
 	}
 	assert.Equal(t, []any{"reported instances cannot be read and were left out; check the instance's expressions", "a report was refused", "a report was refused"}, messages)

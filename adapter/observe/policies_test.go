@@ -37,7 +37,7 @@ func TestPrintedIsBounded(t *testing.T) {
 	for range 10_000 {
 		o.Printed(rego.Printed{Handler: "shop", Place: "a.rego:3:5", Text: "hello"})
 	}
-	lines := written.lines(t)
+	lines := lines(t, written)
 	assert.GreaterOrEqual(t, len(lines), 100)
 	assert.Less(t, len(lines), 5_000)
 	assert.Equal(t, map[string]any{

@@ -25,7 +25,7 @@ func TestShadowsAreCountedAndLogged(t *testing.T) {
 		"level": "DEBUG", "msg": "shadow decision", "handler": "shop", "instance": "i", "divergence": "would_deny", "decided": "allow", "outcome": "deny",
 		"code": "PERMISSION_DENIED", "check": "b", "reason": "no", "checks": []any{"a passed yes", "b denied no"},
 		"valid_duration": "0s", "valid_use_count": 0.0, "revision": "c", "elapsed": "1ms",
-	}}, written.lines(t))
+	}}, lines(t, written))
 	agrees := *comparison
 	agrees.Divergence = policy.Agrees
 	o.Compared(&agrees)
@@ -45,14 +45,14 @@ func TestCandidatesAreLogged(t *testing.T) {
 	assert.Equal(t, []map[string]any{{
 		"level": "INFO", "msg": "candidate compiled", "handler": "shop", "fingerprint": "0123456789ab", "checks": []any{"stub"},
 		"modes": "all closed", "elapsed": "1ms",
-	}}, written.lines(t))
+	}}, lines(t, written))
 	for range 3 {
 		o.CandidateCompiled(compiler.Compile(&named, config.Problems{{Field: "shadow.candidate.headers", Text: "b"}}), time.Millisecond)
 	}
 	assert.Equal(t, []map[string]any{{
 		"level": "WARN", "msg": "a candidate cannot be evaluated; its handler decides as before", "handler": "shop", "class": "configuration",
 		"detail": "shadow.candidate.headers: b", "like_this_since_last_line": 0.0,
-	}}, written.lines(t))
+	}}, lines(t, written))
 	o.Compared(&policy.Comparison{Handler: shop, Request: &policy.Request{}})
-	assert.Empty(t, written.lines(t), "nothing of single decisions at info")
+	assert.Empty(t, lines(t, written), "nothing of single decisions at info")
 }

@@ -44,5 +44,5 @@ func TestRefusalsAreToldOnceAReasonAndAddress(t *testing.T) {
 	assert.Equal(t, []map[string]any{
 		line("wrong_credential", "192.0.2.1:1", "/a/B", "d"), line("wrong_credential", "192.0.2.2:1", "/a/B", "d"), line("wrong_credential", "@", "/a/B", "d"),
 		line("not_tls", "192.0.2.1:3", "", "e"),
-	}, log.lines(t))
+	}, lines(t, log))
 }

@@ -1,7 +1,6 @@
 package policies_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io/fs"
@@ -18,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/tollgate-mesh/tollgate/adapter/logtest"
 	"github.com/tollgate-mesh/tollgate/adapter/policies"
 	"github.com/tollgate-mesh/tollgate/adapter/policy"
 	"github.com/tollgate-mesh/tollgate/adapter/policy/rego"
@@ -44,29 +44,12 @@ type fixture struct {
 	store  *policies.Store
 	source *rego.Source
 	check  policy.Check
-	log    *lockedBuffer
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.String()
+	log    *logtest.Buffer
 }
 
 func open(t *testing.T, source policies.Source) *fixture {
 	t.Helper()
-	f := &fixture{log: &lockedBuffer{}}
+	f := &fixture{log: &logtest.Buffer{}}
 	var err error
 	f.store, err = policies.Open(map[string]policies.Source{"shop": source}, environment(), slog.New(slog.NewTextHandler(f.log, nil)))
 	require.NoError(t, err)

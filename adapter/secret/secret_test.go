@@ -1,7 +1,6 @@
 package secret
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -22,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/tollgate-mesh/tollgate/adapter/logtest"
 	"github.com/tollgate-mesh/tollgate/config"
 )
 
@@ -29,24 +29,6 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience is how long a change may take to show. It takes milliseconds; a machine under load may need more.
 const patience = 30 * time.Second
-
-// log is a logger's output, and fails the test at its end if it holds a value or its digest.
-type log struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
 
 // value makes a credential that tests can find again wherever it should not be.
 func value(name string) string { return "planted-" + name }
@@ -59,9 +41,9 @@ func digests(values ...string) []config.Digest {
 	return all
 }
 
-func open(t *testing.T, sources Sources) (*Store, *log) {
+func open(t *testing.T, sources Sources) (*Store, *logtest.Buffer) {
 	t.Helper()
-	written := &log{}
+	written := &logtest.Buffer{}
 	store, err := Open(sources, slog.New(slog.NewTextHandler(written, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	require.NoError(t, err)
 	t.Cleanup(func() {

@@ -26,6 +26,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/tollgate-mesh/tollgate/adapter/logtest"
 	"github.com/tollgate-mesh/tollgate/adapter/secret"
 	"github.com/tollgate-mesh/tollgate/adapter/settings"
 	"github.com/tollgate-mesh/tollgate/adapter/transport/testca"
@@ -37,7 +38,7 @@ const patience = 30 * time.Second
 // running is a transport with a server of two services: health, which is open to all, and one that tells callers who they are.
 type running struct {
 	*Transport
-	log     *buffer
+	log     *logtest.Buffer
 	address string
 	server  *grpc.Server
 	// release ends calls that wait.
@@ -87,7 +88,7 @@ func start(t *testing.T, change func(s *settings.Settings), secrets map[string]s
 	require.NoError(t, s.Validate())
 	s.Limits = limits
 
-	r := &running{log: &buffer{}, release: make(chan struct{})}
+	r := &running{log: &logtest.Buffer{}, release: make(chan struct{})}
 	logger := slog.New(slog.NewTextHandler(r.log, nil))
 	store, err := secret.Open(secret.Sources{Files: s.Secrets.Files}, logger)
 	require.NoError(t, err)

@@ -1,13 +1,11 @@
 package transport
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"net"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -19,28 +17,11 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
+	"github.com/tollgate-mesh/tollgate/adapter/logtest"
 	"github.com/tollgate-mesh/tollgate/adapter/settings"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// buffer is a logger's output, safe for many writers.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
 
 // Who else than this machine can reach an address? What is not sure to be loopback needs consent.
 func TestListenWantsConsent(t *testing.T) {
@@ -85,7 +66,7 @@ func TestListenWantsConsent(t *testing.T) {
 		if private {
 			continue
 		}
-		written := &buffer{}
+		written := &logtest.Buffer{}
 		_, err := Listen(t.Context(), "listen", address, false, slog.New(slog.NewTextHandler(written, nil)))
 		require.EqualError(t, err, "listen: "+address+" is reachable from other machines, and what is said there would cross the network in the clear; "+
 			"set tls.cert and tls.key, listen on 127.0.0.1, or consent with --allow-plaintext (settings: allow_plaintext: true)")
@@ -100,7 +81,7 @@ func TestListen(t *testing.T) {
 			if warns && !consent {
 				continue
 			}
-			written := &buffer{}
+			written := &logtest.Buffer{}
 			listener, err := Listen(t.Context(), "admin", address, consent, slog.New(slog.NewTextHandler(written, nil)))
 			require.NoError(t, err, address)
 			bound, ok := listener.Addr().(*net.TCPAddr)
@@ -172,7 +153,7 @@ func (f fragile) Watch(r *healthpb.HealthCheckRequest, stream grpc.ServerStreami
 }
 
 // serve runs a server with a fragile service, and returns a client of it.
-func serve(t *testing.T, maxMessageBytes int) (healthpb.HealthClient, *buffer) {
+func serve(t *testing.T, maxMessageBytes int) (healthpb.HealthClient, *logtest.Buffer) {
 	t.Helper()
 	r := start(t, func(s *settings.Settings) { s.Limits.MessageBytes = maxMessageBytes }, nil)
 	return healthpb.NewHealthClient(r.dial(t, insecure.NewCredentials())), r.log

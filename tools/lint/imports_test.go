@@ -73,6 +73,7 @@ var denied = rows(
 	deny("rooms", "adapter/keyset", ours("adapter"), ours("adapter/mixer"), ours("template/authorization")),
 	deny("rooms", "adapter/lists", ours("adapter"), ours("adapter/mixer")),
 	deny("rooms", "adapter/policies", ours("adapter"), ours("adapter/mixer"), ours("template/authorization")),
+	deny("rooms", "adapter/logtest", ours("adapter"), ours("adapter/mixer")),
 	deny("rooms", "adapter/observe", ours("adapter/mixer")),
 	deny("rooms", "adapter/readiness", ours("adapter"), ours("adapter/mixer")),
 	deny("rooms", "adapter/redis", ours("adapter"), ours("adapter/mixer"), ours("template/quota")),
@@ -90,7 +91,7 @@ var denied = rows(
 	deny("logging", "adapter", "log"),
 	deny("logging", "cmd/tollgate", "log"),
 	deny("test-only", "adapter/policy", "github.com/stretchr/testify/assert", "go.uber.org/goleak"),
-	deny("test-only", "cmd/tollgate", "github.com/stretchr/testify/require"),
+	deny("test-only", "cmd/tollgate", "github.com/stretchr/testify/require", ours("adapter/logtest")),
 )
 
 // allowed keeps the rules honest the other way round: a rule that stops
