@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 )
@@ -23,7 +24,7 @@ const BinaryEnv = "TOLLGATE_BIN"
 const root = "../.."
 
 // patience is how long a server may take to listen. It bounds a run that fails and is no measure.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // Server is a process, or one that was or will be.
 type Server struct {
@@ -192,15 +193,31 @@ func (s *Server) Get(t *testing.T, path string) ([]byte, error) {
 	return body, err
 }
 
+// given are the ports that were given out, which nobody else gets: their servers come to listen only later.
+var given struct {
+	sync.Mutex
+	ports map[int]bool
+}
+
 // freeAddress returns an address below the ports that Linux gives to outgoing connections, so that no client takes it while the
 // server is down.
 func freeAddress(t *testing.T) string {
 	t.Helper()
+	given.Lock()
+	defer given.Unlock()
+	if given.ports == nil {
+		given.ports = map[int]bool{}
+	}
 	for range 1000 {
-		address := fmt.Sprintf("127.0.0.1:%d", 20_000+rand.IntN(12_000)) //nolint:gosec // no secret
+		port := 20_000 + rand.IntN(12_000) //nolint:gosec // no secret
+		if given.ports[port] {
+			continue
+		}
+		address := fmt.Sprintf("127.0.0.1:%d", port)
 		listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", address)
 		if err == nil {
 			listener.Close()
+			given.ports[port] = true
 			return address
 		}
 	}

@@ -3,8 +3,11 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/confmap"
@@ -27,8 +30,12 @@ func main() {
 			ProviderFactories: []confmap.ProviderFactory{fileprovider.NewFactory()},
 			DefaultScheme:     "file",
 		}},
+		DisableGracefulShutdown: true, // by its own handling of signals, which begins after its receivers listen; who is that quick would kill it
 	})
-	if err := command.Execute(); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := command.ExecuteContext(ctx)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

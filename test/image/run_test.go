@@ -25,7 +25,7 @@ import (
 )
 
 // patience bounds a test that fails and is no measure.
-const patience = time.Minute
+const patience = 2 * time.Minute
 
 // user is whom the container's process runs as.
 type user struct{ uid, gid int }
@@ -50,8 +50,8 @@ func start(t *testing.T, bundle string, u user) *container {
 	// The base's settings, but for where it listens and how long it drains.
 	settings, err := os.ReadFile(root + "/operatorconfig/kubernetes/base/settings.yaml")
 	require.NoError(t, err)
-	changed := strings.NewReplacer(`":44225"`, c.listen, `":44226"`, c.admin, "drain: 35s", "drain: 6s").Replace(string(settings))
-	require.Contains(t, changed, "drain: 6s")
+	changed := strings.NewReplacer(`":44225"`, c.listen, `":44226"`, c.admin, "drain: 35s", "drain: 10s").Replace(string(settings))
+	require.Contains(t, changed, "drain: 10s")
 	require.NoError(t, os.WriteFile(mounted+"/settings/settings.yaml", []byte(changed), 0o644))
 
 	var spec map[string]any
@@ -96,14 +96,21 @@ func start(t *testing.T, bundle string, u user) *container {
 	return c
 }
 
+// given are the addresses that were given out. Nobody gets one twice: it is free until its container listens.
+var given = map[string]bool{}
+
 // freeAddress returns an address below the ports that Linux gives to outgoing connections, so that no client takes it meanwhile.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	var listen net.ListenConfig
 	for range 100 {
 		address := fmt.Sprintf("127.0.0.1:%d", 20_000+rand.IntN(12_000))
+		if given[address] {
+			continue
+		}
 		if listener, err := listen.Listen(t.Context(), "tcp", address); err == nil {
 			listener.Close()
+			given[address] = true
 			return address
 		}
 	}

@@ -20,6 +20,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// patience is how long something may take that has to happen. It bounds a test that fails and is no measure.
+const patience = 2 * time.Minute
+
 // collector is a real OpenTelemetry Collector that always listens on the same ports, and in each of its lives writes to other files,
 // one for each signal: pipelines that share a file exporter end badly, for the first that stops closes the file.
 type collector struct {
@@ -46,14 +49,22 @@ func newCollector(t *testing.T, buffered bool) *collector {
 	return c
 }
 
+// given are the ports that were given out. Nobody gets one twice: it is free until its Collector listens.
+var given = map[int]bool{}
+
 // freeAddress returns an address below the ports that Linux gives to outgoing connections, so that no client takes it while the
 // Collector is down.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	for range 100 {
-		address := fmt.Sprintf("127.0.0.1:%d", 20_000+rand.IntN(12_000))
+		port := 20_000 + rand.IntN(12_000)
+		if given[port] {
+			continue
+		}
+		address := fmt.Sprintf("127.0.0.1:%d", port)
 		if listener, err := net.Listen("tcp", address); err == nil {
 			listener.Close()
+			given[port] = true
 			return address
 		}
 	}
@@ -102,7 +113,7 @@ exporters:
 				conn.Close()
 			}
 			return err == nil
-		}, 30*time.Second, 20*time.Millisecond, "the Collector does not listen on %s", address)
+		}, patience, 20*time.Millisecond, "the Collector does not listen on %s", address)
 	}
 }
 

@@ -104,7 +104,7 @@ func TestOutage(t *testing.T) {
 	var most uint64
 	for range kills {
 		before := delivered()
-		require.Eventually(t, func() bool { return delivered() > before+1000 }, 2*time.Minute, 5*time.Millisecond, "nothing is delivered")
+		require.Eventually(t, func() bool { return delivered() > before+1000 }, patience, 5*time.Millisecond, "nothing is delivered")
 		c.kill(t)
 		down := time.NewTimer(outage)
 		<-down.C
@@ -112,13 +112,13 @@ func TestOutage(t *testing.T) {
 		c.start(t)
 	}
 	before := delivered()
-	require.Eventually(t, func() bool { return delivered() > before+1000 }, 2*time.Minute, 5*time.Millisecond, "nothing is delivered after the last start")
+	require.Eventually(t, func() bool { return delivered() > before+1000 }, patience, 5*time.Millisecond, "nothing is delivered after the last start")
 	endLoad()
 	workers.Wait()
 	require.Eventually(t, func() bool {
 		s := pipeline.Stats()
 		return s["grpc"].Pending.Records+s["http"].Pending.Records == 0
-	}, 2*time.Minute, 10*time.Millisecond, "not all is delivered")
+	}, patience, 10*time.Millisecond, "not all is delivered")
 	stats := pipeline.Stats()
 	stop()
 	require.NoError(t, <-ended)

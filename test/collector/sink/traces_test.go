@@ -34,10 +34,10 @@ func TestTraces(t *testing.T) {
 			}
 			client, err := otlp.NewSpanClient(o)
 			require.NoError(t, err)
-			tracer := tracing.New(tracing.Options{Exporter: client, Wait: 10 * time.Millisecond, Patience: time.Minute})
+			tracer := tracing.New(tracing.Options{Exporter: client, Wait: 10 * time.Millisecond, Patience: patience})
 			ctx, cancel := context.WithCancel(t.Context())
 			ended := make(chan error, 1)
-			go func() { ended <- tracer.Run(ctx, 10*time.Second) }()
+			go func() { ended <- tracer.Run(ctx, patience) }()
 
 			byCall := metadata.NewIncomingContext(t.Context(), metadata.Pairs("traceparent", "00-"+callTrace+"-"+callSpan+"-01"))
 			request := &policy.Request{Instance: "auth.instance.ns", Subject: &policy.Subject{Properties: attribute.Map{
@@ -56,7 +56,7 @@ func TestTraces(t *testing.T) {
 			check(byCall, &policy.Request{}, policy.Fail(config.Timeout, "planted").Resolve(config.Modes{}))
 			check(t.Context(), &policy.Request{}, policy.Decision{Reason: "header_match"})
 			tracer.Reported(byCall, time.Now(), "logentry.HandleLogEntryService", "HandleLogEntry", report.Reported{Handler: "shop", Kind: record.KindLogEntry, Instances: 2, Accepted: 2})
-			require.Eventually(t, func() bool { return tracer.Stats().Exported == 4 }, 30*time.Second, 5*time.Millisecond, "%+v", tracer.Stats())
+			require.Eventually(t, func() bool { return tracer.Stats().Exported == 4 }, patience, 5*time.Millisecond, "%+v", tracer.Stats())
 			c.kill(t)
 			check(t.Context(), &policy.Request{}, policy.Decision{Reason: "after the outage"})
 			c.start(t)
