@@ -126,6 +126,14 @@ func (l *load) call(ctx context.Context, c *client, params []byte) {
 	c.calls = append(c.calls, made)
 }
 
+// awaitAccepted waits until each client may have had a call accepted that it made after now.
+func (l *load) awaitAccepted(t *testing.T, s *server) {
+	t.Helper()
+	// Of each client one call may have been answered before and is counted later.
+	enough := l.acked.Load() + int64(len(l.clients)*l.entries)
+	s.await(t, "calls of "+l.name+" to be accepted", func() bool { return l.acked.Load() > enough })
+}
+
 // end ends the load after the calls under way.
 func (l *load) end() {
 	l.cancel()

@@ -27,7 +27,7 @@ const (
 )
 
 // patience is how long something may take that has to happen. It bounds a test that fails and is no measure.
-const patience = 60 * time.Second
+const patience = 2 * time.Minute
 
 // root is the repository's.
 const root = "../.."

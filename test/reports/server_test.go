@@ -44,7 +44,7 @@ type life struct {
 func newServer(t *testing.T, settings string) *server {
 	t.Helper()
 	directory := t.TempDir()
-	s := &server{listen: freeAddress(t), admin: freeAddress(t), log: filepath.Join(directory, "log"), web: http.Client{Timeout: 10 * time.Second}}
+	s := &server{listen: freeAddress(t), admin: freeAddress(t), log: filepath.Join(directory, "log"), web: http.Client{Timeout: patience}}
 	file := filepath.Join(directory, "settings.yaml")
 	require.NoError(t, os.WriteFile(file, []byte(settings), 0o600))
 	s.arguments = []string{"serve", "--listen", s.listen, "--admin", s.admin, "--settings", file}
