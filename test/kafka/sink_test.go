@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -237,9 +236,17 @@ func TestPartitionAway(t *testing.T) {
 	records := batch(1, 400)
 	left := records
 	for range 2 {
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-		err := sink.Deliver(ctx, left)
+		ctx, cancel := context.WithCancel(t.Context())
+		asked := away.Hits()
+		var waiting sync.WaitGroup
+		waiting.Go(func() {
+			defer cancel()
+			// The third time it is asked after the second answer was read, and with that what the others answered.
+			assert.NoError(t, away.Wait(ctx, asked+3))
+		})
+		err := sink.Deliver(overdue{ctx}, left)
 		cancel()
+		waiting.Wait()
 		requireRetryable(t, err)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.ErrorContains(t, err, "not acknowledged")
@@ -258,6 +265,16 @@ func TestPartitionAway(t *testing.T) {
 	away.Remove()
 	require.NoError(t, sink.Deliver(t.Context(), left))
 	requireOnce(t, c, batch(2, 10), records)
+}
+
+// overdue is a context whose time is over when the one in it is done.
+type overdue struct{ context.Context }
+
+func (o overdue) Err() error {
+	if o.Context.Err() != nil {
+		return context.DeadlineExceeded
+	}
+	return nil
 }
 
 // A broker that hangs costs the attempt and no more.
