@@ -64,18 +64,18 @@ var attacks = map[string]attack{
 		return drain(connection)
 	})},
 	"connections that stop after TLS": {mebibytes: 48, settings: hasty, do: each(connectionsEach, func(ctx context.Context, s *site, i int) error {
-		connection, err := s.secure(ctx, i)
+		connection, err := s.secureInTime(ctx, i)
 		if err != nil {
 			return err
 		}
 		return drain(connection)
 	})},
 	"a preface byte by byte": {mebibytes: 48, settings: hasty, do: each(connectionsEach, func(ctx context.Context, s *site, i int) error {
-		connection, err := s.secure(ctx, i)
+		connection, err := s.secureInTime(ctx, i)
 		if err != nil {
 			return err
 		}
-		return trickle(ctx, connection, []byte(http2.ClientPreface), 300*time.Millisecond)
+		return trickle(ctx, connection, []byte(http2.ClientPreface), time.Second)
 	})},
 	"headers byte by byte": {mebibytes: 48, do: holding(func(ctx context.Context, s *site, i int) error {
 		h, err := s.session(ctx, i)

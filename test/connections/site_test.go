@@ -104,6 +104,19 @@ func (s *site) secure(ctx context.Context, from int) (net.Conn, error) {
 	return secured, secured.HandshakeContext(ctx)
 }
 
+// secureInTime is secure for a site with a hasty handshake: it tries again where a busy machine was too late for it.
+func (s *site) secureInTime(ctx context.Context, from int) (net.Conn, error) {
+	for {
+		connection, err := s.secure(ctx, from)
+		if err == nil || ctx.Err() != nil {
+			return connection, err
+		}
+		if connection != nil {
+			_ = connection.Close()
+		}
+	}
+}
+
 // session is an HTTP/2 connection that is used frame by frame.
 type session struct {
 	net.Conn
