@@ -53,6 +53,10 @@ type Adapter struct {
 	started    time.Time
 	shadows    *policy.Shadows
 	checks     *pace.Checks
+	// after is time.After, but in tests that end the drain time themselves.
+	after func(time.Duration) <-chan time.Time
+	// flushSpans is how long the end waits for spans to be sent.
+	flushSpans time.Duration
 	serving    atomic.Bool
 	// statusMu keeps the health service and serving of one mind.
 	statusMu sync.Mutex
@@ -95,6 +99,8 @@ func New(ctx context.Context, s settings.Settings, version string, logger *slog.
 		version:    version,
 		started:    time.Now(),
 		checks:     pace.New(),
+		after:      time.After,
+		flushSpans: flushSpans,
 	}
 	a.setServing(false) // the health service would say yes until it is told
 	a.shadows = a.newShadows(observer)
@@ -197,7 +203,7 @@ func (a *Adapter) Run(ctx context.Context) error {
 	}
 	a.setServing(false)
 	select {
-	case <-time.After(a.settings.Shutdown.Drain):
+	case <-a.after(a.settings.Shutdown.Drain):
 	case <-failed.Done():
 	}
 	a.stopServer()

@@ -49,8 +49,8 @@ type service struct {
 	ended      chan error
 }
 
-// start runs an adapter on loopback until the test ends, with the settings as change leaves them.
-func start(tb testing.TB, change func(s *settings.Settings)) *service {
+// start runs an adapter on loopback until the test ends, with the settings as change leaves them, after it was prepared.
+func start(tb testing.TB, change func(s *settings.Settings), prepare ...func(a *Adapter)) *service {
 	tb.Helper()
 	s := settings.Default()
 	s.Listen, s.Admin = "127.0.0.1:0", "127.0.0.1:0"
@@ -66,6 +66,9 @@ func start(tb testing.TB, change func(s *settings.Settings)) *service {
 	require.NoError(tb, err)
 	a, err := New(tb.Context(), s, "test", logger)
 	require.NoError(tb, err)
+	for _, p := range prepare {
+		p(a)
+	}
 
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &service{Adapter: a, log: log, cancel: cancel, ended: make(chan error, 1)}

@@ -236,6 +236,10 @@ func TestSpansAreSentAtTheEnd(t *testing.T) {
 	for name, endpoint := range map[string]string{"there": collector.URL, "away": "http://127.0.0.1:1"} {
 		s := start(t, func(s *settings.Settings) {
 			s.Traces = settings.Traces{SampleOneIn: 1 << 40, OTLP: &settings.OTLPSink{Protocol: "http", Endpoint: endpoint}}
+		}, func(a *Adapter) {
+			if name == "there" {
+				a.flushSpans = patience // it is waited for no longer than it takes
+			}
 		})
 		ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", "00-463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-01")
 		result, err := mixertest.Send(ctx, s.connection, mixertest.Call(keyParams("key", "abc"), "abc"))

@@ -29,8 +29,9 @@ import (
 	"github.com/tollgate-mesh/tollgate/config/configpb"
 )
 
-// toFiles makes sinks of these names, each a file of that name in the directory, and the first the default.
+// toFiles makes sinks of these names, each a file of that name in the directory, and the first the default. The end has time to deliver.
 func toFiles(s *settings.Settings, directory string, names ...string) {
+	s.Reports.Flush = patience
 	s.Reports.DefaultSinks = names[:1]
 	s.Reports.Sinks = map[string]settings.Sink{}
 	for _, name := range names {

@@ -45,5 +45,5 @@ func (a *Adapter) runTracer(ctx context.Context) error {
 	if a.tracer == nil {
 		return nil
 	}
-	return a.tracer.Run(ctx, flushSpans)
+	return a.tracer.Run(ctx, a.flushSpans)
 }

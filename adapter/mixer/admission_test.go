@@ -121,51 +121,57 @@ func TestDoorTellsOfChecks(t *testing.T) {
 		"check": func(d *Door) { d.check(t.Context(), checkTemplates[0], "") },
 		"quota": func(d *Door) { d.quota(t.Context(), "") },
 	} {
-		engines := testEngines(testCompiler())
-		engines.Quotas, engines.Acceptor, engines.Checks = testCompiler(), &acceptor{}, pace.New()
-		door := NewDoor(engines, testLimits(), quiet{})
-		_, _ = door.report(t.Context(), reportTemplates[0], "")
-		assert.False(t, engines.Checks.Serving(), name)
-		call(door)
-		assert.True(t, engines.Checks.Serving(), name)
+		// A check is forgotten soon, so no time may pass before it is asked for.
+		synctest.Test(t, func(t *testing.T) {
+			engines := testEngines(testCompiler())
+			engines.Quotas, engines.Acceptor, engines.Checks = testCompiler(), &acceptor{}, pace.New()
+			door := NewDoor(engines, testLimits(), quiet{})
+			_, _ = door.report(t.Context(), reportTemplates[0], "")
+			assert.False(t, engines.Checks.Serving(), name)
+			call(door)
+			assert.True(t, engines.Checks.Serving(), name)
+		})
 	}
 }
 
 // What is refused is not received, and counted.
 func TestReportsPastTheirBoundAreRefused(t *testing.T) {
-	a, seen, traced := &acceptor{}, &ledger{}, &spans{}
-	door := reportDoor(t, a, seen)
-	door.tracer = traced
-	door.BoundReports(ReportLimits{Calls: 1, Bytes: 1 << 20})
-	template := reportTemplates[0]
-	text := logEntries(&configpb.Params{Name: "shop"}, nil)
-	var inner error
-	_, err := door.admitReport(t.Context(), template, func() (string, error) {
-		_, inner = door.admitReport(t.Context(), template, func() (string, error) {
-			t.Error("the second call was received")
-			return "", nil
+	// In a time of its own: a call keeps its place only as long as it is quick.
+	synctest.Test(t, func(t *testing.T) {
+		a, seen, traced := &acceptor{}, &ledger{}, &spans{}
+		door := reportDoor(t, a, seen)
+		door.tracer = traced
+		door.BoundReports(ReportLimits{Calls: 1, Bytes: 1 << 20})
+		template := reportTemplates[0]
+		text := logEntries(&configpb.Params{Name: "shop"}, nil)
+		var inner error
+		_, err := door.admitReport(t.Context(), template, func() (string, error) {
+			_, inner = door.admitReport(t.Context(), template, func() (string, error) {
+				t.Error("the second call was received")
+				return "", nil
+			})
+			return text, nil
 		})
-		return text, nil
-	})
-	require.NoError(t, err)
-	assert.Equal(t, codes.ResourceExhausted, status.Code(inner))
-	require.Len(t, seen.reported, 2)
-	assert.Equal(t, "overload", seen.reported[0].Refused.Class)
-	assert.Equal(t, report.Reported{Handler: "shop", Kind: template.kind, Instances: 1, Accepted: 1}, seen.reported[1])
+		require.NoError(t, err)
+		assert.Equal(t, codes.ResourceExhausted, status.Code(inner))
+		require.Len(t, seen.reported, 2)
+		assert.Equal(t, "overload", seen.reported[0].Refused.Class)
+		assert.Equal(t, report.Reported{Handler: "shop", Kind: template.kind, Instances: 1, Accepted: 1}, seen.reported[1])
 
-	// A caller who went is not overload, and one whose call cannot be received makes room again.
-	gone, cancel := context.WithCancel(t.Context())
-	cancel()
-	_, err = door.admitReport(t.Context(), template, func() (string, error) {
-		_, inner = door.admitReport(gone, template, nil)
-		return "", errors.New("cut off")
+		// A caller who went is not overload, and one whose call cannot be received makes room again.
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err = door.admitReport(t.Context(), template, func() (string, error) {
+			_, inner = door.admitReport(gone, template, nil)
+			return "", errors.New("cut off")
+		})
+		require.EqualError(t, err, "cut off")
+		require.Error(t, inner)
+		assert.Equal(t, "canceled", seen.reported[2].Refused.Class)
+		_, err = door.admitReport(t.Context(), template, func() (string, error) { return text, nil })
+		require.NoError(t, err)
+		assert.Equal(t, seen.reported, traced.reported, "whoever follows a trace finds the refusal")
 	})
-	require.EqualError(t, err, "cut off")
-	require.Error(t, inner)
-	assert.Equal(t, "canceled", seen.reported[2].Refused.Class)
-	_, err = door.admitReport(t.Context(), template, func() (string, error) { return text, nil })
-	require.NoError(t, err)
-	assert.Equal(t, seen.reported, traced.reported, "whoever follows a trace finds the refusal")
 }
 
 // spans is a tracer of reports.

@@ -144,7 +144,10 @@ func TestCallsOverASocket(t *testing.T) {
 func TestConnectionsAreBounded(t *testing.T) {
 	t.Parallel()
 	for reason, c := range map[Reason]struct{ max, perAddress int }{TooManyConnections: {2, 10}, TooManyOfAddress: {10, 2}} {
-		r := start(t, func(s *settings.Settings) { s.Connections.Max, s.Connections.MaxPerAddress = c.max, c.perAddress }, nil)
+		r := start(t, func(s *settings.Settings) {
+			s.Connections.Max, s.Connections.MaxPerAddress = c.max, c.perAddress
+			s.Connections.HandshakeTimeout = 2 * time.Minute // those who say nothing stay
+		}, nil)
 		first, second := dialRaw(t, r.address), dialRaw(t, r.address)
 		eventually(t, "two", func() bool { return r.Connections() == 2 })
 		third := dialRaw(t, r.address)

@@ -147,7 +147,7 @@ func TestTokens(t *testing.T) {
 		s.Callers = jwtCaller(func(j *settings.JWT) { j.KeysFile, j.Algorithms = file, []string{"ES256", "RS256", "EdDSA"} })
 	}, nil)
 
-	soon, past := time.Now().Add(time.Minute).Unix(), time.Now().Add(-time.Minute).Unix()
+	soon, past := time.Now().Add(time.Hour).Unix(), time.Now().Add(-time.Minute).Unix()
 	payload, err := json.Marshal(good())
 	require.NoError(t, err)
 	shared, err := jws.Sign(payload, jws.WithKey(jwa.HS256(), set)) // the public key as a secret: an old mistake of verifiers
@@ -163,12 +163,11 @@ func TestTokens(t *testing.T) {
 		reason Reason
 		detail string
 	}{
-		"ES256":             {token: valid},
-		"RS256":             {token: rs.token(t, good())},
-		"EdDSA":             {token: ed.token(t, good())},
-		"one audience":      {token: es.token(t, good().with(claims{"aud": "tollgate"}))},
-		"no key id":         {token: anonymous.token(t, good())},
-		"within the leeway": {token: es.token(t, good().with(claims{"exp": time.Now().Add(-10 * time.Second).Unix(), "nbf": time.Now().Add(10 * time.Second).Unix()}))},
+		"ES256":        {token: valid},
+		"RS256":        {token: rs.token(t, good())},
+		"EdDSA":        {token: ed.token(t, good())},
+		"one audience": {token: es.token(t, good().with(claims{"aud": "tollgate"}))},
+		"no key id":    {token: anonymous.token(t, good())},
 
 		"expired":                 {es.token(t, good().with(claims{"exp": past})), TokenExpired, "the token expired on 20"},
 		"expired, other audience": {es.token(t, good().with(claims{"exp": past, "aud": "x"})), InvalidToken, `the token is for ["x"]`},
@@ -211,6 +210,21 @@ func TestTokens(t *testing.T) {
 	}
 }
 
+// Clocks differ a little: a token is believed a while before it begins and after it has ended.
+func TestTokensWithinTheLeeway(t *testing.T) {
+	t.Parallel()
+	es := newSigner(t, "es", jwa.ES256())
+	file := filepath.Join(t.TempDir(), "jwks")
+	put(t, file, jwks(t, es))
+	v := verifierOf(t, file)
+	now := time.Now()
+	v.now = func() time.Time { return now }
+	token := es.token(t, good().with(claims{"exp": now.Add(-10 * time.Second).Unix(), "nbf": now.Add(10 * time.Second).Unix()}))
+	for range 2 { // the second time it is believed already
+		require.Nil(t, v.verify(t.Context(), token))
+	}
+}
+
 // A token that was believed once is not believed past its end, nor past the end of its key.
 func TestBeliefEnds(t *testing.T) {
 	t.Parallel()
@@ -220,12 +234,12 @@ func TestBeliefEnds(t *testing.T) {
 	v := verifierOf(t, file)
 	now := time.Now()
 	v.now = func() time.Time { return now }
-	token := es.token(t, good())
+	token := es.token(t, good().with(claims{"exp": now.Add(time.Hour).Unix()}))
 	require.Nil(t, v.verify(t.Context(), token))
 	require.Equal(t, 1, v.believed.Len())
-	now = now.Add(time.Hour + 29*time.Second)
+	now = now.Add(time.Hour + 28*time.Second) // a token tells whole seconds
 	require.Nil(t, v.verify(t.Context(), token))
-	now = now.Add(2 * time.Second)
+	now = now.Add(3 * time.Second)
 	require.Equal(t, TokenExpired, v.verify(t.Context(), token).Reason)
 
 	now = time.Now()
@@ -266,18 +280,26 @@ func TestKeysFromAURL(t *testing.T) {
 	require.EqualValues(t, 1, asked.Load())
 
 	publish(first, second)
-	_, err = withToken(t, r, second.token(t, good()))
-	require.NoError(t, err, "an unknown key is asked for")
-	require.EqualValues(t, 2, asked.Load())
-
-	// Whoever makes up keys makes us ask no more than every ten seconds.
+	begin := time.Now()
+	// Whoever makes up keys makes us ask no more than every ten seconds, be it that a slow machine takes that long.
+	askedOnce := func() {
+		t.Helper()
+		require.GreaterOrEqual(t, asked.Load(), int64(2))
+		require.LessOrEqual(t, asked.Load(), 2+int64(time.Since(begin)/renewEvery))
+	}
+	// A call does not wait for them for long.
+	eventually(t, "an unknown key is asked for", func() bool {
+		_, err := withToken(t, r, second.token(t, good()))
+		return err == nil
+	})
+	askedOnce()
 	unknown := second
 	unknown.id = "made-up"
 	for range 5 {
 		_, err = withToken(t, r, unknown.token(t, good()))
 		require.Equal(t, codes.Unauthenticated, status.Code(err))
 	}
-	require.EqualValues(t, 2, asked.Load())
+	askedOnce()
 
 	published.Store(nil)
 	document := r.issuerKeys()[0].document
@@ -351,11 +373,9 @@ func TestManyWaitForNewKeys(t *testing.T) {
 
 func TestKeysThatNeverCame(t *testing.T) {
 	t.Parallel()
-	closed := httptest.NewServer(http.NotFoundHandler())
-	closed.Close()
 	redirecting := httptest.NewServer(http.RedirectHandler("http://127.0.0.1:1/", http.StatusFound))
 	defer redirecting.Close()
-	for url, problem := range map[string]string{closed.URL: "connection refused", redirecting.URL: "answers with a redirect"} {
+	for url, problem := range map[string]string{"http://127.0.0.1:1": "connection refused", redirecting.URL: "answers with a redirect"} {
 		r := start(t, func(s *settings.Settings) { s.Callers = jwtCaller(func(j *settings.JWT) { j.KeysURL = url }) }, nil)
 		_, err := withToken(t, r, newSigner(t, "a", jwa.ES256()).token(t, good()))
 		assert.Equal(t, codes.Unauthenticated, status.Code(err))
