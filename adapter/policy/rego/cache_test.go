@@ -59,6 +59,7 @@ func TestRemembersByWhatIsRead(t *testing.T) {
 	assert.Equal(t, 3, stats.Entries)
 	assert.Equal(t, CacheStats{Hits: 5, Misses: 2, Entries: 3, Bytes: stats.Bytes}, stats)
 	assert.Positive(t, stats.Bytes)
+	runtime.KeepAlive(c) // else the cache may have forgotten it by then
 }
 
 func TestFailuresAreNotRemembered(t *testing.T) {
@@ -184,6 +185,7 @@ func TestAProgramThatIsGoneIsForgotten(t *testing.T) {
 		c := newCheck("", load(t, ast.RegoV1, "package p\nallow := true"), config.Denial{}, cache)
 		c.Evaluate(t.Context(), user("a"))
 		require.Equal(t, 1, cache.Stats().Entries)
+		runtime.KeepAlive(c)
 	}()
 	require.Eventually(t, func() bool {
 		runtime.GC()
