@@ -31,7 +31,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience is how long what ought to happen at once may take.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // source is one with generous bounds.
 func source() follow.Source {
@@ -300,9 +300,7 @@ func TestAURLThatIsAwayOrSlow(t *testing.T) {
 	_, err := d.Current()
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 
-	gone := httptest.NewServer(nil)
-	gone.Close()
-	d, _ = newDocument(fromURL(gone.URL + "/planted"))
+	d, _ = newDocument(fromURL("http://127.0.0.1:1/planted")) // where nobody is, while a port that was free may be another's by now
 	assert.False(t, d.Read(t.Context()))
 	_, err = d.Current()
 	require.ErrorIs(t, err, syscall.ECONNREFUSED)
@@ -315,6 +313,7 @@ func TestConnectionsEnd(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer listener.Close()
+	var came atomic.Bool
 	left := make(chan struct{})
 	go func() {
 		connection, err := listener.Accept()
@@ -322,13 +321,15 @@ func TestConnectionsEnd(t *testing.T) {
 			return
 		}
 		defer connection.Close()
+		came.Store(true)
 		_, _ = io.Copy(io.Discard, connection)
 		close(left)
 	}()
 	s := fromURL("https://" + listener.Addr().String())
 	s.Timeout = 100 * time.Millisecond
 	d, _ := newDocument(s)
-	assert.False(t, d.Read(t.Context()))
+	// On a busy machine an attempt may be over before it comes to connect.
+	require.Eventually(t, func() bool { assert.False(t, d.Read(t.Context())); return came.Load() }, patience, time.Millisecond)
 	select {
 	case <-left:
 	case <-time.After(patience):

@@ -22,7 +22,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
-	patience = 30 * time.Second
+	patience = 2 * time.Minute
 	hash     = "$2y$05$abcdefghijklmnopqrstuukqWvEbofmMriqkf/BobvTmwuU8kStc."
 )
 

@@ -28,7 +28,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 func from(file, url string) follow.Source {
 	return follow.Source{File: file, URL: url, Refresh: 5 * time.Millisecond, MaxStale: time.Hour, Timeout: patience}

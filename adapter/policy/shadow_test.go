@@ -372,7 +372,7 @@ func TestConcurrentShadows(t *testing.T) {
 		b.seen.mu.Lock()
 		defer b.seen.mu.Unlock()
 		return len(b.seen.comparisons) == 1
-	}, 30*time.Second, time.Millisecond)
+	}, 2*time.Minute, time.Millisecond)
 	var group sync.WaitGroup
 	const askers, each = 16, 100
 	for range askers {
@@ -387,7 +387,7 @@ func TestConcurrentShadows(t *testing.T) {
 		b.seen.mu.Lock()
 		defer b.seen.mu.Unlock()
 		return len(b.seen.comparisons)+b.seen.not[policy.ShadowBusy]+b.seen.not[policy.ShadowCompiling] == askers*each+1
-	}, 30*time.Second, time.Millisecond)
+	}, 2*time.Minute, time.Millisecond)
 	b.seen.mu.Lock()
 	defer b.seen.mu.Unlock()
 	assert.NotEmpty(t, b.seen.comparisons)

@@ -16,7 +16,7 @@ import (
 
 // How long what ought to happen at once may take.
 const (
-	patience = 30 * time.Second
+	patience = 2 * time.Minute
 	tick     = time.Millisecond
 )
 

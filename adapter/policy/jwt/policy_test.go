@@ -87,7 +87,7 @@ func TestLifetimeOfTheDecision(t *testing.T) {
 	const minute = time.Minute
 	for name, c := range map[string]struct {
 		allow, deny config.Lifetime
-		token       spec
+		token       func() spec // what is made when it is presented: the table may be old by then
 		module      string
 		longest     time.Duration
 		uses        int32
@@ -96,11 +96,13 @@ func TestLifetimeOfTheDecision(t *testing.T) {
 		"the token is shorter":    {allow: config.Lifetime{Duration: 2 * time.Hour, Uses: 7}, longest: time.Hour, uses: 7},
 		"the policy is shorter":   {allow: config.Lifetime{Duration: 2 * time.Hour, Uses: 7}, module: `{"allow": true, "lifetime": {"duration": "5s", "uses": 3}}`, longest: 5 * time.Second, uses: 3},
 		"the policy asks for all": {allow: config.Lifetime{Duration: 2 * time.Hour, Uses: 7}, module: `{"allow": true, "lifetime": {"duration": "24h"}}`, longest: time.Hour, uses: 7},
-		"the token is ending":     {allow: config.Lifetime{Duration: minute, Uses: 7}, token: spec{claims: map[string]any{"exp": time.Now().Unix()}}, longest: config.SingleUse.Duration, uses: 1},
+		"the token is ending":     {allow: config.Lifetime{Duration: minute, Uses: 7}, token: func() spec { return spec{claims: map[string]any{"exp": time.Now().Unix()}} }, longest: config.SingleUse.Duration, uses: 1},
 		"single use":              {allow: config.SingleUse, longest: config.SingleUse.Duration, uses: 1},
-		"deny":                    {deny: config.Lifetime{Duration: minute, Uses: 7}, token: spec{claims: map[string]any{"iss": "x"}}, longest: minute, uses: 7},
-		"deny, unknown key":       {deny: config.Lifetime{Duration: minute, Uses: 7}, token: spec{header: map[string]any{"kid": "x"}}},
-		"deny, not yet valid":     {deny: config.Lifetime{Duration: 2 * time.Hour, Uses: 7}, token: spec{claims: map[string]any{"nbf": time.Now().Add(30*minute + 30*time.Second).Unix()}}, longest: 30 * minute, uses: 7},
+		"deny":                    {deny: config.Lifetime{Duration: minute, Uses: 7}, token: func() spec { return spec{claims: map[string]any{"iss": "x"}} }, longest: minute, uses: 7},
+		"deny, unknown key":       {deny: config.Lifetime{Duration: minute, Uses: 7}, token: func() spec { return spec{header: map[string]any{"kid": "x"}} }},
+		"deny, not yet valid": {deny: config.Lifetime{Duration: 2 * time.Hour, Uses: 7}, token: func() spec {
+			return spec{claims: map[string]any{"nbf": time.Now().Add(30*minute + 30*time.Second).Unix()}}
+		}, longest: 30 * minute, uses: 7},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -112,7 +114,11 @@ func TestLifetimeOfTheDecision(t *testing.T) {
 			if c.module != "" {
 				handler.Rego = &config.RegoPolicy{Modules: []string{"package p\ndecision = " + c.module}, Decision: "data.p.decision"}
 			}
-			d := compiler.Compile(handler, nil).Evaluate(t.Context(), presenting(c.token.token(t)))
+			token := good(t)
+			if c.token != nil {
+				token = c.token().token(t)
+			}
+			d := compiler.Compile(handler, nil).Evaluate(t.Context(), presenting(token))
 			require.Nil(t, d.Failure)
 			assert.Equal(t, c.uses, d.Lifetime.Uses)
 			assert.LessOrEqual(t, d.Lifetime.Duration, c.longest)
