@@ -219,7 +219,7 @@ func TestAdminPageShowsWhy(t *testing.T) {
 	directory := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(directory, "offices.txt"), []byte("192.0.2.0/24\n198.51.100.0/24\n"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(directory, "token"), []byte("planted-secret\n"), 0o600))
-	tollgate := meshtest.Tollgate(t, mesh.TollgateOptions{Dir: directory, Settings: "secrets: {files: {token: token, lost: lost}}\n" +
+	tollgate := meshtest.Tollgate(t, mesh.TollgateOptions{Dir: directory, Settings: unhurried + "secrets: {files: {token: token, lost: lost}}\n" +
 		"lists: {blocked: {file: blocked.txt}, offices: {type: ip_addresses, file: offices.txt}}\nreadiness: {source_wait: 0s}\n"})
 	mixer := meshtest.Mixer(t, mesh.Versions[0], mesh.MixerOptions{Resources: map[string]string{
 		"tollgate": bundle(t), "page": strings.ReplaceAll(readFile(t, "testdata/page.yaml"), "ADDRESS", tollgate.Addr),
