@@ -147,7 +147,7 @@ func TestOperator(t *testing.T) {
 func operate(t *testing.T, c cluster) {
 	o := operated{cluster: c, tollgate: meshtest.Tollgate(t, mesh.TollgateOptions{})}
 	c.applied(t, mixersDefinitions(t))
-	c.must(t, "", "wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
+	c.must(t, "", "wait", "--for=condition=Established", "--timeout="+patience.String(), "crd", "--all")
 	output, err := c.run(t, nil, "create", "namespace", namespace)
 	whole := err == nil
 	if !whole {

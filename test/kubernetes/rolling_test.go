@@ -50,7 +50,8 @@ func restartUnderLoad(t *testing.T, age string) {
 	away := "127.0.0.1:" + freePort(t)
 	names := startNameServer(t)
 	replicas := startReplicas(t, names, fmt.Sprintf(`
-shutdown: {drain: %s, timeout: 10s}
+evaluation_timeout: 30s # a busy machine may need more than the default; the callers' timeout is shorter
+shutdown: {drain: %s, timeout: 30s}
 connections: {max_age: %s}
 reports:
   directory: SPOOL

@@ -51,6 +51,9 @@ type faultRow struct {
 
 func (r *faultRow) String() string { return r.Dependency + ", " + r.Fault + ", " + r.When }
 
+// isAwaited reports whether the fault is that the first answer has not come.
+func (r *faultRow) isAwaited() bool { return r.Fault == notYet }
+
 // breaks reports whether the fault comes while Tollgate serves.
 func (r *faultRow) breaks() bool { return r.When != "start" }
 
@@ -393,7 +396,7 @@ func (b *faultBench) settings(rows []*faultRow) string {
 				source["max_stale"] = "30s"
 			}
 		}
-		if row.Fault == notYet {
+		if row.isAwaited() {
 			source["timeout"] = "1m"
 		}
 		switch {
@@ -506,10 +509,17 @@ func TestFaults(t *testing.T) {
 	}
 	idp := newIdentityProvider(t)
 	b := newFaultBench(t, idp, rows)
-	tollgate := meshtest.Tollgate(t, mesh.TollgateOptions{Path: binary, Settings: b.settings(rows), Args: []string{"--log-level", "debug"}})
+	awaited, rows := partition(rows, (*faultRow).isAwaited)
+	start := func(rows []*faultRow) *mesh.Tollgate {
+		return meshtest.Tollgate(t, mesh.TollgateOptions{Path: binary, Settings: b.settings(rows), Args: []string{"--log-level", "debug"}})
+	}
+	tollgate, awaiting := start(rows), start(awaited)
 	var handlers []resource
 	for _, row := range rows {
 		handlers = append(handlers, row.handlers(tollgate.Addr)...)
+	}
+	for _, row := range awaited {
+		handlers = append(handlers, row.handlers(awaiting.Addr)...)
 	}
 	askers := newFaultAskers(t, idp, meshtest.Mixers(t, mesh.MixerOptions{Resources: map[string]string{
 		"tollgate": bundle(t), "request": readFile(t, "testdata/static/request.yaml"), "faults": printResources(t, handlers...),
@@ -521,11 +531,12 @@ func TestFaults(t *testing.T) {
 		})
 	}
 
-	// A first answer is awaited for a minute at the most, so that cannot wait.
-	for _, row := range rows {
-		if row.Fault == notYet {
-			ask(row)
-		}
+	// A first answer is awaited for a minute at the most, and Mixers with so many handlers may take as long to start. So that minute begins anew.
+	awaiting.Kill()
+	require.NoError(t, awaiting.Start(t.Context()))
+	for _, row := range awaited {
+		askers.each(func(a *faultAsker) { a.reach(t, row) })
+		ask(row)
 	}
 	// Everything works before it breaks. What has to get old begins with that at once.
 	slices.SortStableFunc(rows, func(x, y *faultRow) int { return cmp.Compare(y.turn(), x.turn()) })
@@ -549,17 +560,28 @@ func TestFaults(t *testing.T) {
 	// Those that have to get old come last.
 	slices.SortStableFunc(rows, func(x, y *faultRow) int { return cmp.Compare(x.turn(), y.turn()) })
 	for _, row := range rows {
-		if row.Fault != notYet {
-			ask(row)
-		}
+		ask(row)
 	}
 	for _, a := range askers {
 		t.Logf("dependency × fault × mode through Mixer %s: %d requests, %d accidental allows", a.suite.mixer.Version, a.asked, a.accidents)
 		assert.Zero(t, a.accidents)
-		assert.Equal(t, len(rows)*len(faultModes)*2, a.asked)
+		assert.Equal(t, (len(rows)+len(awaited))*len(faultModes)*2, a.asked)
 		a.suite.assertNothingTold(t)
 	}
 	assert.Empty(t, tollgate.Log.Lines(0, "planted"))
+	assert.Empty(t, awaiting.Log.Lines(0, "planted"))
+}
+
+// partition tells the rows that are so from the others.
+func partition(rows []*faultRow, is func(*faultRow) bool) (those, others []*faultRow) {
+	for _, row := range rows {
+		if is(row) {
+			those = append(those, row)
+		} else {
+			others = append(others, row)
+		}
+	}
+	return those, others
 }
 
 // faultAsker asks the rows' handlers through one release's Mixer.
@@ -589,6 +611,19 @@ func (all faultAskers) each(do func(a *faultAsker)) {
 		group.Go(func() { do(a) })
 	}
 	group.Wait()
+}
+
+// reach waits until each of the row's handlers, which all have connections of their own, is connected to a Tollgate that was started again.
+func (a *faultAsker) reach(t *testing.T, row *faultRow) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for _, mode := range faultModes {
+		assert.NoError(t, mesh.WaitFor(ctx, row.handler(mode), func(ctx context.Context) error {
+			_, err := a.ask(ctx, row, mode, true)
+			return err
+		}))
+	}
 }
 
 // askBefore asks the row's handler until it works, and whether it takes what is wrong.
@@ -717,7 +752,7 @@ func (b *faultBench) noticed(t *testing.T, tollgate *mesh.Tollgate, row *faultRo
 	t.Helper()
 	d := dependencies[row.Dependency]
 	switch {
-	case row.Fault == "not in the settings", row.Fault == notYet, d.section == "", row.isQuota():
+	case row.Fault == "not in the settings", row.isAwaited(), d.section == "", row.isQuota():
 	case d.section == "secrets":
 		waitForLog(t, tollgate, `"secret":"`+row.id+`"`)
 	case row.Fault == "one user more":

@@ -67,8 +67,15 @@ func TestMixerSendsNoTraceContext(t *testing.T) {
 				}
 				assert.ElementsMatch(t, []string{":authority", "content-type", "user-agent"}, names)
 				if name == "log" {
-					assert.True(t, mixer.Log.Contains("authorization.template.istio-system:constant.handler.istio-system"), "Mixer makes a span of the call")
-					assert.True(t, mixer.Log.Contains(traceID), "in the proxy's trace")
+					// Mixer may log a span when it has answered.
+					for _, text := range []string{"authorization.template.istio-system:constant.handler.istio-system", traceID} {
+						waitFor(t, "Mixer's span of the call, in the proxy's trace", func(context.Context) error {
+							if !mixer.Log.Contains(text) {
+								return errors.New("the log has no " + text)
+							}
+							return nil
+						})
+					}
 				}
 			})
 		}
@@ -132,7 +139,8 @@ func TestChecksJoinTheRequestsTrace(t *testing.T) {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
 			collector := newSpanCollector(t)
-			tollgate := meshtest.Tollgate(t, mesh.TollgateOptions{Settings: fmt.Sprintf("traces: {sample_one_in: 1, otlp: {protocol: http, endpoint: %q}}", collector.URL)})
+			tollgate := meshtest.Tollgate(t, mesh.TollgateOptions{Settings: unhurried +
+				fmt.Sprintf("traces: {sample_one_in: 1, otlp: {protocol: http, endpoint: %q}}", collector.URL)})
 			mixer := meshtest.Mixer(t, version, mesh.MixerOptions{Resources: map[string]string{
 				"tollgate": bundle(t), "traced": strings.ReplaceAll(traced, "ADDRESS", tollgate.Addr),
 			}})
@@ -211,7 +219,7 @@ func TestAdminPageShowsWhy(t *testing.T) {
 	directory := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(directory, "offices.txt"), []byte("192.0.2.0/24\n198.51.100.0/24\n"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(directory, "token"), []byte("planted-secret\n"), 0o600))
-	tollgate := meshtest.Tollgate(t, mesh.TollgateOptions{Dir: directory, Settings: "secrets: {files: {token: token, lost: lost}}\n" +
+	tollgate := meshtest.Tollgate(t, mesh.TollgateOptions{Dir: directory, Settings: unhurried + "secrets: {files: {token: token, lost: lost}}\n" +
 		"lists: {blocked: {file: blocked.txt}, offices: {type: ip_addresses, file: offices.txt}}\nreadiness: {source_wait: 0s}\n"})
 	mixer := meshtest.Mixer(t, mesh.Versions[0], mesh.MixerOptions{Resources: map[string]string{
 		"tollgate": bundle(t), "page": strings.ReplaceAll(readFile(t, "testdata/page.yaml"), "ADDRESS", tollgate.Addr),

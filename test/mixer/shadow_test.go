@@ -82,7 +82,7 @@ func testShadow(t *testing.T, s *suite) {
 
 // testShadowFaults has candidates that are wrong, not known, slow, or whatever Mixer can encode: their handlers decide as if they were not there.
 func testShadowFaults(t *testing.T, s *suite) {
-	tollgate := meshtest.Tollgate(t, mesh.TollgateOptions{Args: []string{"--log-level", "debug"}})
+	tollgate := meshtest.Tollgate(t, mesh.TollgateOptions{Args: []string{"--log-level", "debug"}, Settings: unhurried})
 	text := withRules(t, readFile(t, "testdata/applied/shadow.yaml"))
 	t.Cleanup(func() { assert.NoError(t, s.mixer.Delete("shadow")) })
 	meshtest.Apply(t, s.mixer, "shadow", strings.ReplaceAll(text, "tollgate-shadow:44225", tollgate.Addr))

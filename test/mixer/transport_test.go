@@ -56,7 +56,7 @@ func testTransport(t *testing.T, s *suite) {
 	records := filepath.Join(dir, "records.jsonl")
 	tollgate := meshtest.Tollgate(t, mesh.TollgateOptions{
 		Args: []string{"--log-level", "debug"},
-		Settings: fmt.Sprintf(`
+		Settings: unhurried + fmt.Sprintf(`
 tls: {cert: %[1]q, key: %[2]q, client_ca: %[3]q, client_names: ["spiffe://cluster.local/ns/istio-system/sa/*"]}
 secrets: {files: {bearer: %[4]q, plain: %[5]q, custom: %[6]q}}
 callers:

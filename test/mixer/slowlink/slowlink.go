@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,7 +16,7 @@ type Link struct {
 
 	lis    net.Listener
 	target string
-	delay  time.Duration
+	delay  atomic.Int64
 
 	mu    sync.Mutex
 	conns []net.Conn
@@ -28,10 +29,14 @@ func Start(target string, delay time.Duration) (*Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Link{Addr: lis.Addr().String(), lis: lis, target: target, delay: delay}
+	l := &Link{Addr: lis.Addr().String(), lis: lis, target: target}
+	l.SetDelay(delay)
 	go l.accept()
 	return l, nil
 }
+
+// SetDelay changes by how much later things arrive that the target sends from now on.
+func (l *Link) SetDelay(delay time.Duration) { l.delay.Store(int64(delay)) }
 
 // Stop ends the link and its connections.
 func (l *Link) Stop() {
@@ -83,7 +88,7 @@ func (l *Link) copyLate(to io.Writer, from io.Reader) {
 			buffer := make([]byte, 32<<10)
 			n, err := from.Read(buffer)
 			if n > 0 {
-				pieces <- piece{buffer[:n], time.Now().Add(l.delay)}
+				pieces <- piece{buffer[:n], time.Now().Add(time.Duration(l.delay.Load()))}
 			}
 			if err != nil {
 				return

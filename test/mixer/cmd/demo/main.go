@@ -105,7 +105,8 @@ func run(ctx context.Context) (err error) {
 	}
 	for name, text := range resources {
 		// Without a store, quotas are counted in memory: there is no Redis here.
-		resources[name] = strings.NewReplacer(exampleAddress, tollgate.Addr, "      store: main\n", "").Replace(text)
+		// Half a second is for traffic; a machine that compiles something else beside the demo may take longer for the first check.
+		resources[name] = strings.NewReplacer(exampleAddress, tollgate.Addr, "      store: main\n", "", "timeout: 500ms", "timeout: 10s").Replace(text)
 	}
 	mixer, err := mesh.StartMixer(ctx, mesh.Versions[0], mesh.MixerOptions{Binaries: binaries, Resources: resources})
 	if err != nil {
@@ -237,8 +238,9 @@ func showDenial(ctx context.Context, admin string) error {
 	return nil
 }
 
-// settings are those of the examples access-log and metrics, in one process.
+// settings are those of the examples access-log and metrics, in one process, and time for a machine that is busy with other things.
 const settings = `
+evaluation_timeout: 5s
 reports:
   directory: %q
   default_sinks: [access-log]
