@@ -133,7 +133,7 @@ func (f *fakeLetters) letters() []record.Record {
 // quick is a batching of single records that tries again at once.
 func quick() Batching {
 	return Batching{
-		Records: 1, Bytes: 1 << 20, Wait: 5 * time.Millisecond, Concurrency: 1, Timeout: 10 * time.Second,
+		Records: 1, Bytes: 1 << 20, Wait: 5 * time.Millisecond, Concurrency: 1, Timeout: 2 * time.Minute,
 		Backoff: time.Millisecond, MaxBackoff: 4 * time.Millisecond,
 	}
 }
@@ -198,6 +198,9 @@ func start(t *testing.T, flush time.Duration, lanes ...Lane) *running {
 	}
 	p, err := NewPipeline(lanes, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
+	for _, lane := range p.lanes {
+		lane.patience = 2 * time.Minute // sinks here do stop, however slow the machine is
+	}
 	ctx, stop := context.WithCancel(t.Context())
 	r := &running{Pipeline: p, stop: stop, done: make(chan error, 1)}
 	go func() { r.done <- p.Run(ctx, flush) }()

@@ -44,7 +44,7 @@ func TestBatchesByBytes(t *testing.T) {
 	sink := &fakeSink{}
 	b := gathering(1000)
 	b.Bytes = 100
-	p := start(t, 10*time.Second, Lane{Sink: sink, Queue: memory(t), Batching: b})
+	p := start(t, 2*time.Minute, Lane{Sink: sink, Queue: memory(t), Batching: b})
 	large := strings.Repeat("l", 150)
 	accept(t, p.Pipeline, strings.Repeat("a", 60), strings.Repeat("b", 40), "c", large, "d")
 	p.end(t)
@@ -346,7 +346,7 @@ func TestPartlyDeliveredAtTheEnd(t *testing.T) {
 	p.end(t)
 
 	sink = &fakeSink{}
-	p = start(t, 10*time.Second, Lane{Sink: sink, Queue: openQueue(t, dir, spool.Options{}), Batching: gathering(2)})
+	p = start(t, 2*time.Minute, Lane{Sink: sink, Queue: openQueue(t, dir, spool.Options{}), Batching: gathering(2)})
 	p.end(t)
 	assert.Equal(t, []string{"b"}, raws(sink.taken()))
 }
@@ -364,7 +364,7 @@ func TestSinkPanics(t *testing.T) {
 	accept(t, p, "a")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	require.NoError(t, p.Run(ctx, 10*time.Second))
+	require.NoError(t, p.Run(ctx, 2*time.Minute))
 	assert.Equal(t, []string{"a"}, raws(sink.taken()))
 	assert.Contains(t, log.String(), "the sink panicked: string")
 	assert.NotContains(t, log.String(), "a secret")

@@ -157,7 +157,7 @@ func TestShutdownFlushes(t *testing.T) {
 
 func TestRunWithEndedContext(t *testing.T) {
 	bothQueues(t, func(t *testing.T, q spool.Queue) {
-		for _, flush := range []time.Duration{10 * time.Second, 0} {
+		for _, flush := range []time.Duration{2 * time.Minute, 0} {
 			if flush == 0 {
 				q = openQueue(t, t.TempDir(), spool.Options{})
 			}
@@ -265,7 +265,7 @@ func TestSinkThatNeverStops(t *testing.T) {
 	}
 	p, err := NewPipeline(lanes, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
-	p.lanes["stubborn"].patience = 50 * time.Millisecond
+	p.lanes["stubborn"].patience, p.lanes["decent"].patience = 50*time.Millisecond, 2*time.Minute
 	accept(t, p, "a")
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -274,7 +274,7 @@ func TestSinkThatNeverStops(t *testing.T) {
 	cancel()
 	select {
 	case err = <-done:
-	case <-time.After(30 * time.Second):
+	case <-time.After(5 * time.Minute):
 		t.Fatal("Run does not end")
 	}
 	require.ErrorContains(t, err, `sink "stubborn" does not stop`)

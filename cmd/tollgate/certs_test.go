@@ -100,7 +100,7 @@ func TestServeOverTLS(t *testing.T) {
 	settings := settingsFile(t, fmt.Sprintf("tls: {cert: %q, key: %q, client_ca: %q, client_names: [%q]}", in("server.crt"), in("server.key"), in("ca.crt"), mixerID))
 	p := serve(t, "--settings", settings, "--listen", "0.0.0.0:0", "--admin", "127.0.0.1:0")
 	probe := func(flags ...string) error {
-		stdout, err := execute(t, append([]string{"healthcheck", "--timeout", "10s", "--address", p.address}, flags...)...)
+		stdout, err := execute(t, patientHealthcheck(append(flags, "--address", p.address)...)...)
 		if err == nil {
 			assert.Equal(t, "SERVING\n", stdout)
 		}
@@ -124,7 +124,7 @@ func TestHealthcheckAsksNoProxy(t *testing.T) {
 	_, port, err := net.SplitHostPort(p.address)
 	require.NoError(t, err)
 	// It leads to this machine, but nobody takes it for an address that proxies are never asked for.
-	stdout, stderr, code := run(t, "healthcheck", "--timeout", patience.String(), "--address", "0.0.0.0:"+port)
+	stdout, stderr, code := run(t, patientHealthcheck("--address", "0.0.0.0:"+port)...)
 	assert.Equal(t, []any{"SERVING\n", "", 0}, []any{stdout, stderr, code})
 	require.NoError(t, p.command.Process.Signal(os.Interrupt))
 	assert.Equal(t, 0, p.end(t).ExitCode())
@@ -138,7 +138,7 @@ func TestServeOnASocket(t *testing.T) {
 	path := filepath.Join(directory, "tollgate.sock")
 	p := serve(t, "--listen", "unix://"+path, "--admin", "")
 	assert.Equal(t, "unix://"+path, p.address)
-	stdout, err := execute(t, "healthcheck", "--address", p.address)
+	stdout, err := execute(t, patientHealthcheck("--address", p.address)...)
 	require.NoError(t, err)
 	assert.Equal(t, "SERVING\n", stdout)
 	require.NoError(t, p.command.Process.Kill())

@@ -151,6 +151,11 @@ func (p *process) end(t *testing.T) *os.ProcessState {
 // free are the flags for ports that nobody else has.
 var free = []string{"--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"}
 
+// patientHealthcheck is a probe that waits for its answer longer than the second that a probe waits by itself.
+func patientHealthcheck(flags ...string) []string {
+	return append([]string{"healthcheck", "--timeout", (patience / 2).String()}, flags...)
+}
+
 func settingsFile(t *testing.T, content string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "settings.yaml")
@@ -174,11 +179,11 @@ func TestServe(t *testing.T) {
 	t.Parallel()
 	p := serve(t, free...)
 
-	stdout, stderr, code := run(t, "healthcheck", "--address", p.address)
+	stdout, stderr, code := run(t, patientHealthcheck("--address", p.address)...)
 	assert.Equal(t, []any{"SERVING\n", "", 0}, []any{stdout, stderr, code})
-	stdout, stderr, code = run(t, "healthcheck", "--address", p.address, "--service", "authorization.HandleAuthorizationService")
+	stdout, stderr, code = run(t, patientHealthcheck("--address", p.address, "--service", "authorization.HandleAuthorizationService")...)
 	assert.Equal(t, []any{"SERVING\n", "", 0}, []any{stdout, stderr, code})
-	stdout, stderr, code = run(t, "healthcheck", "--address", p.address, "--service", "nothing")
+	stdout, stderr, code = run(t, patientHealthcheck("--address", p.address, "--service", "nothing")...)
 	assert.Equal(t, []any{
 		"", "tollgate: healthcheck: " + p.address + " has no service \"nothing\"; leave --service out to ask about the whole adapter\n", 1,
 	}, []any{stdout, stderr, code})
@@ -315,7 +320,7 @@ func TestErrors(t *testing.T) {
 		"no address":             {[]string{"healthcheck", "--address", "http://127.0.0.1:1"}, `^healthcheck: --address: listen is "http://127.0.0.1:1"; write host:port, such as `},
 		"no address at all":      {[]string{"healthcheck", "--address", ""}, `^healthcheck: --address: listen is ""; write host:port, such as `},
 		"two kinds of trust":     {[]string{"healthcheck", "--tls-ca", away, "--tls-unverified"}, `^healthcheck: --tls-ca and --tls-unverified exclude each other; leave one out$`},
-		"nobody there":           {[]string{"healthcheck", "--address", "127.0.0.1:1"}, `^healthcheck: 127.0.0.1:1 does not answer; check the address, the --tls flags, and that .tollgate serve. runs: .*connection refused`},
+		"nobody there":           {patientHealthcheck("--address", "127.0.0.1:1"), `^healthcheck: 127.0.0.1:1 does not answer; check the address, the --tls flags, and that .tollgate serve. runs: .*connection refused`},
 		"nobody answers":         {[]string{"healthcheck", "--timeout", "50ms", "--address", taken.Addr().String()}, `^healthcheck: ` + taken.Addr().String() + ` does not answer; .*`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -351,7 +356,7 @@ func TestServeInProcess(t *testing.T) {
 	for scanner := bufio.NewScanner(out); scanner.Scan(); {
 		all.WriteString(scanner.Text() + "\n")
 		if address := regexp.MustCompile(`msg=serving address=(\S+)`).FindStringSubmatch(scanner.Text()); address != nil {
-			stdout, err := execute(t, "healthcheck", "--timeout", patience.String(), "--address", address[1])
+			stdout, err := execute(t, patientHealthcheck("--address", address[1])...)
 			assert.NoError(t, err)
 			assert.Equal(t, "SERVING\n", stdout)
 			cancel()

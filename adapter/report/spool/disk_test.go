@@ -471,8 +471,10 @@ func TestFaultEnds(t *testing.T) {
 
 // Where a failed write cannot even be taken back, nothing more is accepted until it was; then it is as if it had never been.
 func TestCutLater(t *testing.T) {
-	content := newDisk()
-	d, err := Open("spool", smallSegments(content))
+	content, clock := newDisk(), &manualClock{now: time.Unix(1e9, 0)}
+	o := smallSegments(content)
+	o.clock = clock // by which nobody but this test tries the disk
+	d, err := Open("spool", o)
 	require.NoError(t, err)
 	kept := appendFrames(t, d, 3)
 	broken := true
@@ -486,7 +488,7 @@ func TestCutLater(t *testing.T) {
 	content.mu.Unlock()
 	for range 3 {
 		assert.Equal(t, IO, class(t, put(d, newFrame(d.NextSequence(), 1000))))
-		time.Sleep(afterFailure + 10*time.Millisecond)
+		clock.pass(afterFailure)
 	}
 	assert.Len(t, content.content(filepath.Join("spool", segmentName(1))), headerBytes+4*(recordHeader+1000), "one refused frame is there")
 	assert.Equal(t, kept, drain(t, d, false), "and is not delivered")
@@ -657,18 +659,62 @@ func TestStateCannotBeWritten(t *testing.T) {
 	assert.Len(t, content.live, 1, "the state")
 }
 
-// slowState is a file system on which syncing the state takes long.
-type slowState struct{ *forgetful }
+// A fault that is not tried again yet is still there, whatever else the keeper is woken for.
+func TestStateFaultStays(t *testing.T) {
+	content, clock := newDisk(), &manualClock{now: time.Unix(1e9, 0)}
+	o := smallSegments(content)
+	o.clock = clock
+	d, err := prepare("spool", o) // the keeper looks when the test says so
+	require.NoError(t, err)
+	go d.committer.run()
+	appendFrames(t, d, 20)
+	drain(t, d, true)
+	fail := func(err error) {
+		content.mu.Lock()
+		defer content.mu.Unlock()
+		content.fault = func(_, name string) error {
+			if name == "state" {
+				return err
+			}
+			return nil
+		}
+	}
+	fail(syscall.EIO)
+	for range 3 {
+		d.keeper.tend(false)
+		require.ErrorContains(t, d.Stats().Fault, "state")
+	}
+	fail(nil)
+	d.keeper.tend(false)
+	require.Error(t, d.Stats().Fault, "nobody has tried")
+	clock.pass(o.CursorEvery)
+	d.keeper.tend(false)
+	require.NoError(t, d.Stats().Fault)
+	go d.keeper.run()
+	require.NoError(t, d.Close())
+}
 
-type slowFile struct{ file }
+// slowState is a file system on which syncing the state takes as long as somebody has the mutex.
+type slowState struct {
+	*forgetful
+
+	slow *sync.Mutex
+}
+
+type slowFile struct {
+	file
+
+	slow *sync.Mutex
+}
 
 func (s slowState) Open(name string, writable bool) (file, error) {
 	f, err := s.forgetful.Open(name, writable)
-	return slowFile{f}, err
+	return slowFile{f, s.slow}, err
 }
 
 func (f slowFile) Sync() error {
-	time.Sleep(300 * time.Millisecond)
+	f.slow.Lock()
+	defer f.slow.Unlock()
 	return f.file.Sync()
 }
 
@@ -678,11 +724,14 @@ func TestDropOldestDoesNotWait(t *testing.T) {
 	d, err := Open("spool", smallSegments(content)) // makes the state file
 	require.NoError(t, err)
 	require.NoError(t, d.Close())
-	o := smallSegments(slowState{content})
-	o.Full, o.FullWait, o.MaxBytes = DropOldest, time.Millisecond, 64<<10
+	var slow sync.Mutex
+	o := smallSegments(slowState{content, &slow})
+	o.Full, o.FullWait, o.MaxBytes = DropOldest, time.Minute, 64<<10
 	d, err = Open("spool", o)
 	require.NoError(t, err)
+	slow.Lock()
 	appendFrames(t, d, 500)
+	slow.Unlock()
 	s := d.Stats()
 	assert.Zero(t, s.Refused)
 	assert.LessOrEqual(t, s.Room, o.MaxBytes)
@@ -741,7 +790,8 @@ func TestFullDisk(t *testing.T) {
 	stuffing := filepath.Join(dir, "stuffing")
 	require.NoError(t, os.WriteFile(stuffing, make([]byte, 500<<10), 0o600))
 	spool := filepath.Join(dir, "spool")
-	o := Options{MaxBytes: 16 << 20, SegmentBytes: 64 << 10}
+	clock := &manualClock{now: time.Unix(1e9, 0)}
+	o := Options{MaxBytes: 16 << 20, SegmentBytes: 64 << 10, clock: clock} // by which a fault lasts until this test says so
 	d, err := Open(spool, o)
 	require.NoError(t, err)
 	var mu sync.Mutex
@@ -784,7 +834,7 @@ func TestFullDisk(t *testing.T) {
 	load()
 
 	require.NoError(t, os.Remove(stuffing))
-	time.Sleep(afterFailure + 10*time.Millisecond)
+	clock.pass(afterFailure)
 	load()
 	assert.Greater(t, len(kept), before+50, "it heals by itself")
 	// And delivery makes room, too.
@@ -794,7 +844,7 @@ func TestFullDisk(t *testing.T) {
 		defer d.mu.Unlock()
 		return d.used <= 2*o.SegmentBytes
 	}, 30*time.Second, time.Millisecond)
-	time.Sleep(afterFailure + 10*time.Millisecond)
+	clock.pass(afterFailure)
 	before = len(kept)
 	load()
 	assert.Greater(t, len(kept), before+50)

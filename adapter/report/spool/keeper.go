@@ -12,10 +12,11 @@ type keeper struct {
 	ended chan struct{}
 
 	// Its goroutine's own.
-	file    file  // of the state
-	state   state // as it is on the disk
-	at      int64 // when it was written, or that was tried
-	closing bool  // nothing comes after this state
+	file    file   // of the state
+	state   state  // as it is on the disk
+	at      int64  // when it was written, or that was tried
+	failing *Error // why that failed
+	closing bool   // nothing comes after this state
 }
 
 const (
@@ -59,9 +60,10 @@ func (k *keeper) tend(last bool) time.Duration {
 	// from being used again; before it goes the state has to do that.
 	failing := d.remove(false)
 	if last || d.moved && (d.removed || now-k.at >= int64(d.opts.CursorEvery)) {
-		if err := k.write(); err != nil {
-			failing = err
-		}
+		k.failing = k.write()
+	}
+	if k.failing != nil { // also while it is not tried again: a fault ends when it is over, and not when nobody looks
+		failing = k.failing
 	}
 	if k.state.next == d.next {
 		if err := d.remove(true); err != nil {

@@ -85,7 +85,7 @@ func (l *ledger) reserve(ctx context.Context, bytes, records int) (*Reservation,
 	select {
 	case err = <-w.ready:
 	case <-timer.C:
-		err = l.giveUp(element, w, nil)
+		err = l.giveUp(element, w, context.Cause(ctx)) // both may have ended, and then select takes either
 	case <-ctx.Done():
 		err = l.giveUp(element, w, context.Cause(ctx))
 	}

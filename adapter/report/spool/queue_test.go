@@ -254,7 +254,7 @@ func TestWaitersInOrder(t *testing.T) {
 
 func TestDropOldest(t *testing.T) {
 	both(t, func(t *testing.T, create func(*testing.T, Options) Queue) {
-		q := create(t, Options{MaxBytes: 1 << 20, Full: DropOldest, FullWait: time.Second})
+		q := create(t, Options{MaxBytes: 1 << 20, Full: DropOldest, FullWait: time.Minute})
 		var flying []uint64
 		for range 5 {
 			require.NoError(t, put(q, newFrame(q.NextSequence(), 10_000)))
@@ -603,17 +603,16 @@ func manyAtOnce(t *testing.T, q Queue) {
 	var sampling sync.WaitGroup
 	sampling.Go(func() {
 		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
 			s := q.Stats()
 			assert.True(t, s.Balanced(), "%+v", s)
 			assert.LessOrEqual(t, s.InFlight.Frames, s.Pending.Frames)
 			assert.LessOrEqual(t, s.Room, int64(2<<20))
 			samples++
-			time.Sleep(20 * time.Microsecond)
+			select {
+			case <-stop:
+				return
+			case <-time.After(20 * time.Microsecond):
+			}
 		}
 	})
 	appending.Wait()

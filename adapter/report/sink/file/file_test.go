@@ -79,7 +79,7 @@ func TestThroughPipeline(t *testing.T) {
 	require.NoError(t, p.Accept(t.Context(), &report.Call{Kind: record.KindDecision, Handler: "h", Instances: []string{decision("a"), "\xff\xff", decision("b")}}))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	require.NoError(t, p.Run(ctx, 20*time.Second))
+	require.NoError(t, p.Run(ctx, 2*time.Minute))
 
 	written, err := os.ReadFile(filepath.Join(dir, "records.jsonl"))
 	require.NoError(t, err)

@@ -404,7 +404,12 @@ func TestTooLargeIsHeard(t *testing.T) {
 	})
 	records := batch(1)
 	records[0].Raw = entry(strings.Repeat("large", 4<<20))
-	err = open(t, Options{URL: "http://" + listener.Addr().String(), Compression: "none"}).Deliver(t.Context(), records)
+	sink := open(t, Options{URL: "http://" + listener.Addr().String(), Compression: "none"})
+	transport, ok := sink.client.Transport.(*http.Transport)
+	require.True(t, ok)
+	assert.Positive(t, transport.ExpectContinueTimeout)
+	transport.ExpectContinueTimeout = time.Minute // who goes on writing may not hear the answer, and a busy machine can be slow to give it
+	err = sink.Deliver(t.Context(), records)
 	assert.True(t, isPermanent(err), "%v", err)
 }
 

@@ -239,7 +239,7 @@ func newSink(t *testing.T, o Options) *Sink {
 
 func deliver(t *testing.T, s *Sink, batch []record.Record) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	return s.Deliver(ctx, batch)
 }
