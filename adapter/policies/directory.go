@@ -39,8 +39,8 @@ type directory struct {
 	target
 	// digest is that of the content last tried.
 	digest string
-	// entered are the directories that were read.
-	entered []string
+	// watch is called for each directory before it is read, so that what changes after that is an event; nil where nothing is watched.
+	watch func(directory string)
 }
 
 // tree is what a directory holds, by slash-separated path.
@@ -56,18 +56,16 @@ func (d *directory) run(ctx context.Context, tried func()) {
 	} else {
 		defer func() { _ = watcher.Close() }()
 		events, errs = watcher.Events, watcher.Errors
-	}
-	look := func() { //nolint:contextcheck // what is read is compiled to the end
-		d.read()
-		if watcher == nil {
-			return
-		}
-		for _, entered := range d.entered { // one that is watched already stays so
-			if err := watcher.Add(entered); err != nil {
-				d.logger.Warn("a directory of policies is looked at every 30s, because it cannot be watched", "directory", entered, "error", err)
+		unwatched := map[string]bool{}
+		d.watch = func(directory string) { // one that is watched already stays so
+			err := watcher.Add(directory)
+			if err != nil && !unwatched[directory] {
+				d.logger.Warn("a directory of policies is looked at every 30s, because it cannot be watched", "directory", directory, "error", err)
 			}
+			unwatched[directory] = err != nil
 		}
 	}
+	look := func() { d.read() } //nolint:contextcheck // what is read is compiled to the end
 	look()
 	tried()
 	d.follow(ctx, events, errs, look)
@@ -75,9 +73,9 @@ func (d *directory) run(ctx context.Context, tried func()) {
 
 // follow looks soon after events, and every now and then, until ctx is done.
 func (d *directory) follow(ctx context.Context, events <-chan fsnotify.Event, errs <-chan error, look func()) {
-	due := time.NewTimer(0) // again: it may have changed between the first look and the watch
+	due := time.NewTimer(recheck)
 	defer due.Stop()
-	soon := true // a look that is due is not put off by events that go on and on
+	soon := false // a look that is due is not put off by events that go on and on
 	hurry := func() {
 		if !soon {
 			soon = true
@@ -151,7 +149,6 @@ func (d *directory) steady() (tree, error) {
 }
 
 func (d *directory) walk() (tree, error) {
-	d.entered = d.entered[:0]
 	files := tree{}
 	left := d.source.MaxBytes
 	if err := d.enter(files, ".", &left); err != nil {
@@ -170,7 +167,9 @@ func (d *directory) enter(files tree, below string, left *int64) error {
 		return fmt.Errorf("%s is more than %d directories deep", below, maxDepth)
 	}
 	absolute := filepath.Join(d.source.Directory, filepath.FromSlash(below))
-	d.entered = append(d.entered, absolute)
+	if d.watch != nil {
+		d.watch(absolute)
+	}
 	entries, err := os.ReadDir(absolute)
 	if err != nil {
 		return err

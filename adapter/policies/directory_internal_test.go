@@ -61,6 +61,20 @@ func TestSteady(t *testing.T) {
 	}
 }
 
+// What changes in a directory while it comes to be watched is not missed.
+func TestDirectoriesAreWatchedBeforeTheyAreRead(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(root, "below"), 0o700))
+	d := &directory{target: target{source: Source{Directory: root, MaxBytes: 1 << 20}}}
+	d.watch = func(directory string) {
+		assert.NoError(t, os.WriteFile(filepath.Join(directory, "late.rego"), []byte("package late"), 0o600))
+	}
+	files, err := d.walk()
+	require.NoError(t, err)
+	assert.Equal(t, tree{"late.rego": "package late", "below/late.rego": "package late"}, files)
+}
+
 // A log, say, that is written to in the same directory all the time puts nothing off.
 func TestEventsThatDoNotEnd(t *testing.T) {
 	t.Parallel()
